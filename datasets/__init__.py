@@ -1,0 +1,22 @@
+"""Pictures → training samples and evaluation pairs. Two registries: `DATASETS` read pictures, `WRAPPERS` cut samples."""
+import importlib
+import pkgutil
+
+from datasets.registry import DATASETS, WRAPPERS
+
+for module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f'{__name__}.{module.name}')
+
+__all__ = ['DATASETS', 'WRAPPERS', 'make']
+
+
+def make(spec: dict, data_root, path: str = 'dataset'):
+    """The wrapped data set of {'dataset': {'name', 'args'}, 'wrapper': {'name', 'args'}}.
+
+    Args:
+        data_root: folder that relative paths in the spec start from.
+        path: of the spec in its config, for messages.
+    """
+    WRAPPERS.check(spec['wrapper'], f'{path}.wrapper')  # cheap: before thousands of files are looked at
+    dataset = DATASETS.make(spec['dataset'], f'{path}.dataset', data_root=data_root)
+    return WRAPPERS.make(spec['wrapper'], f'{path}.wrapper', dataset=dataset, data_root=data_root)

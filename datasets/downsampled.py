@@ -1,0 +1,58 @@
+"""Training samples from HR pictures alone: random-scale crops, LR by Pillow's bicubic."""
+import numpy as np
+from torch.utils.data import Dataset
+
+from datasets.images import resize_bicubic
+from datasets.registry import WRAPPERS
+from datasets.sampling import Draw, make_sample, pad_to, random_crop, random_dihedral
+
+
+@WRAPPERS.register('sr-implicit-downsampled', provided=('dataset', 'data_root'))
+class Downsampled(Dataset):
+    """HR crops of round(inp_size·s)² with s ~ U(scale_min, scale_max), and their bicubic LR of inp_size².
+
+    A scale whose crop does not fit the smallest picture that it is drawn for is lowered until it does; a picture smaller
+    than inp_size itself is mirrored up to it.
+
+    Args:
+        inp_size: LR side, pixels.
+        scale_min, scale_max: range of s.
+        scale_per: 'batch' (MSIT, CLIT) or 'sample' (LIIF, LTE) draws one s for each.
+        augment: random flips and 90° rotations.
+        sample_q: HR pixels asked for, without replacement.
+    """
+
+    def __init__(self, *, dataset, data_root, inp_size: int = 48, scale_min: float = 1, scale_max: float = 4,
+                 scale_per: str = 'batch', augment: bool = True, sample_q: int = 2304):
+        if not 1 <= scale_min <= scale_max < float('inf'):
+            raise ValueError(f'expected 1 <= scale_min <= scale_max, got {scale_min} and {scale_max}')
+        if scale_per not in ('batch', 'sample'):
+            raise ValueError(f"scale_per is {scale_per!r}, expected 'batch' or 'sample'")
+        if inp_size < 1 or not 1 <= sample_q <= inp_size ** 2:
+            raise ValueError(f'sample_q must lie between 1 and inp_size² = {inp_size ** 2} (the crop at scale 1), got {sample_q}')
+        self.dataset, self.inp_size, self.augment, self.sample_q = dataset, inp_size, augment, sample_q
+        self.scale_range, self.scale_per = (scale_min, scale_max), scale_per
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def scales(self, indices: list[int], rng: np.random.Generator) -> list[tuple[float, bool]]:
+        """(scale, whether it was lowered) for each picture of a batch."""
+        limits = [max(1.0, min(self.dataset.size(index)) / self.inp_size) for index in indices]
+        if self.scale_per == 'batch':
+            limits = [min(limits)] * len(indices)
+            drawn = [rng.uniform(*self.scale_range)] * len(indices)
+        else:
+            drawn = rng.uniform(*self.scale_range, len(indices)).tolist()
+        return [(min(scale, limit), scale > limit) for scale, limit in zip(drawn, limits)]
+
+    def __getitem__(self, draw: Draw) -> dict:
+        """One sample; see `make_sample`."""
+        rng = np.random.default_rng(draw.seed)
+        side = round(self.inp_size * draw.scale)
+        picture = pad_to(self.dataset[draw.index], side)
+        hr = picture[random_crop(*picture.shape[:2], side, rng)]
+        lr = resize_bicubic(hr, self.inp_size, self.inp_size)
+        if self.augment:
+            lr, hr = random_dihedral([lr, hr], rng)
+        return make_sample(lr, hr, self.sample_q, rng, draw)

@@ -1,0 +1,93 @@
+"""Evaluation pairs by the published protocols: where the LR picture comes from, and how HR is cut to it."""
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.images import read_rgb, read_size, resize_bicubic
+from datasets.registry import WRAPPERS
+from utils import UserError
+
+PREPARED_SCALES = (2, 3, 4)  # the factors for which the sets come with LR pictures
+PROTOCOLS = ('benchmark', 'div2k')
+OWN_LR, PIL_LR = 'LR_bicubic', 'pil_bicubic'  # names of the two sources, as results.json writes them
+
+
+class Pair(NamedTuple):
+    """One picture of an evaluation: its file name, LR (h, w, 3) and HR (H, W, 3) uint8, H = round(h·s)."""
+    name: str
+    lr: np.ndarray
+    hr: np.ndarray
+
+
+@WRAPPERS.register('sr-evaluation', provided=('dataset', 'data_root'))
+class Evaluation:
+    """A set of pictures at a list of scales.
+
+    The LR picture is the set's own (`lr_path`/X{s}/NAMEx{s}.png) at ×2, ×3 and ×4, and otherwise Pillow's bicubic of the HR
+    picture cut to round(floor(HR / s)·s) from the top left.
+
+    Args:
+        name: of the set, in tables.
+        protocol: 'benchmark' (Y, border ceil(s)) or 'div2k' (RGB, border ceil(s) + 6).
+        scales: real factors ≥ 1.
+        lr_path: folder of the set's own LR pictures; relative to the data root.
+        lr: 'own' as above ('div2k' falls back on Pillow where a factor's folder is absent), or 'pil' at every scale.
+        crop: HR side of a fixed centre crop; None for whole pictures. The LR picture is then always Pillow's.
+    """
+
+    def __init__(self, *, dataset, data_root, name: str, protocol: str, scales: list[float], lr_path: str | None = None,
+                 lr: str = 'own', crop: int | None = None):
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol is {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
+        if lr not in ('own', 'pil'):
+            raise ValueError(f"lr is {lr!r}, expected 'own' or 'pil'")
+        scales = scales if isinstance(scales, list) else [scales]
+        if not scales or not all(isinstance(s, (int, float)) and 1 <= s < math.inf for s in scales):
+            raise ValueError(f'scales is {scales!r}, expected numbers of at least 1')
+        if crop is not None and crop < 1:
+            raise ValueError(f'crop is {crop!r}, expected a side in pixels')
+        self.dataset, self.name, self.protocol, self.crop = dataset, name, protocol, crop
+        self.scales = [float(s) for s in scales]
+        self.lr_path = Path(data_root) / lr_path if lr_path and lr == 'own' and crop is None else None
+
+    def __len__(self) -> int:
+        return len(self.dataset.files)
+
+    def source(self, scale: float) -> str:
+        """Where LR pictures of this scale come from: OWN_LR or PIL_LR."""
+        if self.lr_path is None or scale not in PREPARED_SCALES:
+            return PIL_LR
+        folder = self.lr_path / f'X{int(scale)}'
+        if folder.is_dir():
+            return OWN_LR
+        if self.protocol == 'div2k':
+            return PIL_LR
+        raise UserError(f"{folder}: no such folder of LR pictures; set 'lr: pil' to make them by Pillow's bicubic")
+
+    def pairs(self, scale: float) -> Iterator[Pair]:
+        """All pictures at one scale, read as they are asked for."""
+        source = self.source(scale)
+        for index, file in enumerate(self.dataset.files):
+            hr = self.dataset[index]
+            if self.crop is not None:
+                top, left = (max(0, (extent - self.crop) // 2) for extent in hr.shape[:2])
+                hr = hr[top:top + self.crop, left:left + self.crop]
+            height, width = (math.floor(extent / scale + 1e-9) for extent in hr.shape[:2])
+            if min(height, width) < 1:
+                raise UserError(f'{file}: {hr.shape[0]}x{hr.shape[1]} is too small for scale {scale:g}')
+            hr = hr[:round(height * scale), :round(width * scale)]
+            if source == OWN_LR:
+                lr = self.read_own(file, scale, (height, width))
+            else:
+                lr = resize_bicubic(hr, height, width)
+            yield Pair(file.name, lr, hr)
+
+    def read_own(self, hr_file: Path, scale: float, size: tuple[int, int]) -> np.ndarray:
+        """The set's own LR picture of an HR file, which must have `size` = floor(HR / s)."""
+        file = self.lr_path / f'X{int(scale)}' / f'{hr_file.stem}x{int(scale)}.png'
+        if file.is_file() and read_size(file) != size:
+            raise UserError(f'{file}: is {read_size(file)}, expected {size} (height, width) for its HR picture')
+        return read_rgb(file)

@@ -1,0 +1,110 @@
+"""Data sets of pictures: indexed reading of whole pictures as 8-bit RGB."""
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets.images import list_images, read_rgb, read_size
+from datasets.registry import DATASETS
+from utils import UserError
+
+CACHES = ('none', 'in_memory')
+
+
+@DATASETS.register('image-folder', provided=('data_root',))
+class ImageFolder:
+    """The pictures of one folder, or of several.
+
+    Args:
+        root_path: a folder or a list of folders; relative ones start from the data root.
+        list_file: text file with one file name per line, relative to the folder(s), instead of everything found there.
+        first_k: keep the first k pictures.
+        repeat: let the data set look this many times as long.
+        cache: 'in_memory' decodes everything once, at the start; 'none' decodes at each access.
+    """
+
+    def __init__(self, *, data_root: str | Path, root_path: str | list[str], list_file: str | None = None,
+                 first_k: int | None = None, repeat: int = 1, cache: str = 'none'):
+        if cache not in CACHES:
+            raise ValueError(f"cache is {cache!r}, expected one of {', '.join(CACHES)}")
+        if repeat < 1 or (first_k is not None and first_k < 1):
+            raise ValueError('repeat and first_k must be at least 1')
+        roots = [Path(data_root) / root for root in ([root_path] if isinstance(root_path, str) else root_path)]
+        if list_file is None:
+            files = [file for root in roots for file in list_images(root)]
+        else:
+            files = read_list(Path(data_root) / list_file, roots)
+        self.files = files[:first_k]
+        self.repeat = repeat
+        self.sizes: list[tuple[int, int] | None] = [None] * len(self.files)
+        self.cache = [read_rgb(file) for file in tqdm(self.files, 'decoding', disable=None, leave=False)] \
+            if cache == 'in_memory' else None
+
+    def __len__(self) -> int:
+        return len(self.files) * self.repeat
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8."""
+        index %= len(self.files)
+        return self.cache[index] if self.cache else read_rgb(self.files[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of a picture; decodes nothing."""
+        index %= len(self.files)
+        if self.sizes[index] is None:
+            self.sizes[index] = self.cache[index].shape[:2] if self.cache else read_size(self.files[index])
+        return self.sizes[index]
+
+
+def read_list(path: Path, roots: list[Path]) -> list[Path]:
+    """The files that a list names, each in the first of `roots` that has it."""
+    if not path.is_file():
+        raise UserError(f'{path}: no such list of pictures')
+    names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
+    if not names:
+        raise UserError(f'{path}: names no picture')
+    files = []
+    for name in names:
+        found = [root / name for root in roots if (root / name).is_file()]
+        if not found:
+            raise UserError(f"{path}: '{name}' is not in {', '.join(map(str, roots))}")
+        files.append(found[0])
+    return files
+
+
+@DATASETS.register('paired-image-folders', provided=('data_root',))
+class PairedImageFolders:
+    """Pairs of an LR picture and its HR picture, matched by sorted order as in the released benchmark archives.
+
+    Args:
+        root_path_1: folder of LR pictures.
+        root_path_2: folder of HR pictures; each an integer factor larger, up to what the factor cut off.
+        The others as in `image-folder`.
+    """
+
+    def __init__(self, *, data_root: str | Path, root_path_1: str, root_path_2: str, first_k: int | None = None,
+                 repeat: int = 1, cache: str = 'none'):
+        common = {'data_root': data_root, 'first_k': first_k, 'repeat': repeat, 'cache': cache}
+        self.lr = ImageFolder(root_path=root_path_1, **common)
+        self.hr = ImageFolder(root_path=root_path_2, **common)
+        if len(self.lr) != len(self.hr):
+            raise UserError(f'{root_path_1} holds {len(self.lr.files)} pictures and {root_path_2} {len(self.hr.files)}: '
+                            'LR and HR pictures must come in pairs')
+
+    def __len__(self) -> int:
+        return len(self.hr)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """LR (h, w, 3) and HR (s·h, s·w, 3) uint8, HR cut to the multiple."""
+        lr, hr = self.lr[index], self.hr[index]
+        scale = self.scale(index)
+        return lr, hr[:lr.shape[0] * scale, :lr.shape[1] * scale]
+
+    def scale(self, index: int) -> int:
+        """The integer factor s between a pair's pictures."""
+        (lr_height, lr_width), (height, width) = self.lr.size(index), self.hr.size(index)
+        scale = height // lr_height
+        if scale < 1 or width // lr_width != scale:
+            file = self.lr.files[index % len(self.lr.files)]
+            raise UserError(f'{file}: {lr_height}x{lr_width} does not divide its HR picture, {height}x{width}, by one factor')
+        return scale

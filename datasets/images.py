@@ -1,0 +1,64 @@
+"""Reading and listing pictures: whatever the file holds, 8-bit RGB comes out."""
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from utils import UserError
+
+SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm'}
+ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """The picture files of a folder, sorted by name. Raises UserError when it is missing or has none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f'{folder}: no such folder of pictures')
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith('.'))
+    if not files:
+        raise UserError(f"{folder}: holds no picture ({', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """A picture, fully decoded, upright. Raises UserError when it is missing, no picture, or cut short."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'{path}: no such picture file')
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except (UnidentifiedImageError, SyntaxError) as error:
+        raise UserError(f'{path}: not a picture that can be read') from error
+    except (OSError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise UserError(f'{path}: damaged or unreadable picture ({" ".join(str(error).split())})') from error
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8. Grey becomes three equal channels, 16 bits are rounded to 8, transparency is dropped."""
+    if image.mode.startswith('I'):
+        grey = np.asarray(image).astype(np.float64)
+        grey = np.rint(np.clip(grey / 257, 0, 255)).astype(np.uint8)                 # 65535 / 257 = 255
+        return np.repeat(grey[:, :, None], 3, 2)
+    return np.array(image.convert('RGB'))
+
+
+def read_rgb(path: str | Path) -> np.ndarray:
+    """The picture at `path`, (H, W, 3) uint8."""
+    return to_rgb(open_image(path))
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) from the file's header, without decoding the picture."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (width, height) if image.getexif().get(ORIENTATION, 1) >= 5 else (height, width)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f'{path}: not a picture that can be read') from error
+
+
+def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pillow's bicubic (antialiased, a = −0.5) on 8-bit data: (H, W, 3) uint8 → (height, width, 3) uint8."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))

@@ -1,0 +1,112 @@
+"""Which pictures, scale and random numbers make each training batch.
+
+Everything random about a sample follows from (seed, epoch, batch, place in the batch) alone. So a run is the same with
+any number of workers, and resuming needs no more than the number of batches done.
+"""
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from models.coords import make_cell, pixel_centres
+from utils import UserError
+
+
+class Draw(NamedTuple):
+    """What a wrapper needs to cut one sample: the picture's index, the scale, and a seed for the rest.
+
+    `lowered` tells that the drawn scale was lowered because its crop did not fit the pictures.
+    """
+    index: int
+    scale: float
+    seed: tuple[int, ...]
+    lowered: bool = False
+
+
+class DrawSampler(Sampler):
+    """Batches of draws for a DataLoader's `batch_sampler`.
+
+    Pictures come in random permutations, one after the other, so that all are used equally often.
+
+    Args:
+        dataset: a training wrapper: `len` and `scales(indices, rng)`.
+        batch_size: samples in a batch.
+        epoch_batches: batches in an epoch; None for one pass over the data set (the last batch may be smaller).
+        seed: of the run.
+    """
+
+    def __init__(self, dataset, batch_size: int, epoch_batches: int | None, seed: int):
+        if len(dataset) == 0:
+            raise UserError('the training data set is empty')
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.epoch_batches = epoch_batches or -(-len(dataset) // batch_size)
+        self.total = len(dataset) if epoch_batches is None else epoch_batches * batch_size
+        self.epoch, self.first_batch = 0, 0
+
+    def set_position(self, epoch: int, batch: int = 0) -> None:
+        """Lets the next iteration give epoch `epoch` (from 0) from batch `batch` on."""
+        self.epoch, self.first_batch = epoch, batch
+
+    def __len__(self) -> int:
+        return self.epoch_batches - self.first_batch
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        order = np.random.default_rng((self.seed, self.epoch))
+        passes = -(-self.total // len(self.dataset))
+        indices = np.concatenate([order.permutation(len(self.dataset)) for _ in range(passes)])[:self.total]
+        for batch in range(self.first_batch, self.epoch_batches):
+            picked = indices[batch * self.batch_size:(batch + 1) * self.batch_size].tolist()
+            seed = (self.seed, self.epoch, batch)
+            scales = self.dataset.scales(picked, np.random.default_rng(seed))
+            yield [Draw(index, scale, (*seed, place), lowered)
+                   for place, (index, (scale, lowered)) in enumerate(zip(picked, scales))]
+
+
+def random_dihedral(pictures: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """One of the eight flips and 90° rotations, the same for all `pictures` (H, W, …)."""
+    flip_rows, flip_columns, transpose = rng.random(3) < 0.5
+    if flip_rows:
+        pictures = [picture[::-1] for picture in pictures]
+    if flip_columns:
+        pictures = [picture[:, ::-1] for picture in pictures]
+    return [picture.swapaxes(0, 1) for picture in pictures] if transpose else pictures
+
+
+def random_crop(height: int, width: int, side: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Rows and columns of a random side×side crop."""
+    y, x = (int(rng.integers(extent - side + 1)) for extent in (height, width))
+    return slice(y, y + side), slice(x, x + side)
+
+
+def pad_to(picture: np.ndarray, side: int) -> np.ndarray:
+    """(H, W, 3) mirrored at its bottom and right until no side is shorter than `side`."""
+    missing = [max(0, side - extent) for extent in picture.shape[:2]]
+    return np.pad(picture, ((0, missing[0]), (0, missing[1]), (0, 0)), mode='symmetric') if any(missing) else picture
+
+
+def to_tensor(picture: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 → (3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+
+
+def make_sample(lr: np.ndarray, hr: np.ndarray, sample_q: int | None, rng: np.random.Generator, draw: Draw) -> dict:
+    """Crops → the tensors of one training sample.
+
+    Args:
+        lr, hr: (h, w, 3) and (H, W, 3) uint8 of the same region.
+        sample_q: HR pixels to ask for, drawn without replacement; None for all of them.
+    Returns: inp (3, h, w) and gt (Q, 3) in [0, 1], coord (Q, 2) and cell (2,) float64, scale, lowered.
+    """
+    height, width = hr.shape[:2]
+    pixels = np.arange(height * width) if sample_q is None else rng.choice(height * width, sample_q, replace=False)
+    rows, columns = torch.from_numpy(pixels // width), torch.from_numpy(pixels % width)
+    return {
+        'inp': to_tensor(lr),
+        'coord': torch.stack([pixel_centres(height)[rows], pixel_centres(width)[columns]], -1),
+        'cell': make_cell(height, width),
+        'gt': torch.from_numpy(hr[rows, columns]).float() / 255,
+        'scale': draw.scale,
+        'lowered': draw.lowered,
+    }

@@ -1,0 +1,1 @@
+"""Training, evaluation and what the three commands share."""

@@ -1,0 +1,42 @@
+"""Writing a run's checkpoints, and the state that makes resuming exact."""
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.sr_model import SRModel
+from utils import atomic_path
+
+
+def save_checkpoint(path: str | Path, model: SRModel, spec: dict, **run_state) -> None:
+    """Writes a checkpoint atomically: tensors and plain values only, so that it opens with weights_only=True.
+
+    Args:
+        spec: {'name', 'args'} that `models.make` builds the model from.
+        run_state: what else the file carries (epoch, optimizer, …).
+    """
+    content = {'model': {**spec, 'sd': model.state_dict()}, 'data_norm': model.data_norm, **run_state}
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def random_state() -> dict:
+    """The state of every global random generator, as tensors and plain values."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        'torch': torch.get_rng_state(),
+        'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        'numpy': [name, keys.tolist(), *rest],
+        'python': random.getstate(),
+    }
+
+
+def restore_random_state(state: dict) -> None:
+    """Sets every generator as `random_state` found it; those of GPUs only where there are as many."""
+    torch.set_rng_state(state['torch'])
+    if state['cuda'] and len(state['cuda']) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state['cuda'])
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    random.setstate(state['python'])

@@ -1,0 +1,63 @@
+"""What the three commands share: options with one dash or two, the device, and how errors leave the program."""
+import argparse
+import errno
+import sys
+from collections.abc import Callable
+
+import torch
+
+from utils import RunError, UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Accepts every option with one dash or two, and reports a wrong one in a single line."""
+
+    def option(self, name: str, **settings) -> None:
+        """Adds the option -name, also written --name."""
+        self.add_argument(f'-{name}', f'--{name}', **settings)
+
+    def device_options(self) -> None:
+        self.option('device', metavar='NAME', help="'cpu', 'cuda' or 'cuda:N'; default: the first GPU, else the CPU")
+        self.option('gpu', type=int, metavar='N', help='the GPU to use')
+
+    def error(self, message: str):
+        raise UserError(f'{message} (see {self.prog} -h)')
+
+
+def choose_device(options: argparse.Namespace) -> torch.device:
+    """The device of -device or -gpu; without either the first GPU, or the CPU on a machine that has none."""
+    if options.device is not None:
+        try:
+            device = torch.device(options.device)
+        except RuntimeError as error:
+            raise UserError(f"-device {options.device}: no such device, expected 'cpu', 'cuda' or 'cuda:N'") from error
+        if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f'-device {options.device}: this machine has {torch.cuda.device_count()} GPUs')
+        return device
+    if torch.cuda.device_count() == 0:
+        return torch.device('cpu')
+    number = options.gpu or 0
+    if not 0 <= number < torch.cuda.device_count():
+        raise UserError(f'-gpu {number}: this machine has {torch.cuda.device_count()} GPUs, counted from 0')
+    return torch.device('cuda', number)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command: exit status 0 done, 2 wrong input, 130 interrupted, 1 anything else, told in one line on stderr."""
+    try:
+        main()
+    except UserError as error:
+        leave(2, f'error: {error}')
+    except KeyboardInterrupt as interrupt:
+        leave(130, f'interrupted{": " if interrupt.args else ""}{" ".join(map(str, interrupt.args))}')
+    except RunError as error:
+        leave(1, f'error: {error}')
+    except OSError as error:
+        advice = '; free some space and run it again' if error.errno == errno.ENOSPC else ''
+        leave(1, f'error: {error}{advice}')
+
+
+def leave(status: int, message: str) -> None:
+    """Prints one line on stderr and exits."""
+    print(' '.join(message.split()), file=sys.stderr)
+    sys.exit(status)

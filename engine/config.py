@@ -1,0 +1,131 @@
+"""YAML configs: reading, inheritance (`base:`) and checking of every key before anything runs."""
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from datasets import DATASETS, WRAPPERS
+from engine.schedule import SCHEDULES
+from models.registry import MODELS
+from utils import UserError, nearest_name
+
+
+class Key(NamedTuple):
+    """What a config key holds: a type or tuple of types, a Registry for a spec, or a dict of further keys."""
+    kind: object
+    required: bool = False
+
+
+NUMBER = (int, float)
+NORM = {'sub': Key(list, True), 'div': Key(list, True)}
+SOURCE = {'dataset': Key(DATASETS, True), 'wrapper': Key(WRAPPERS, True)}
+
+TRAIN_KEYS = {
+    'train_dataset': Key({**SOURCE, 'batch_size': Key(int, True), 'epoch_batches': Key(int), 'num_workers': Key(int)}, True),
+    'val_dataset': Key(SOURCE),
+    'data_norm': Key({'inp': Key(NORM, True), 'gt': Key(NORM, True)}),
+    'model': Key(MODELS, True),
+    'optimizer': Key({'name': Key(str, True), 'args': Key(dict, True)}, True),
+    'lr_schedule': Key(SCHEDULES),
+    'clip_grad': Key(NUMBER),
+    'channels_last': Key(bool),
+    'epoch_max': Key(int, True),
+    'epoch_val': Key(int),
+    'epoch_save': Key(int),
+    'seed': Key(int),
+}
+TEST_KEYS = {'test_dataset': Key(SOURCE, True)}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e-4 as a number, and refuses a key given twice."""
+
+
+_Loader.add_implicit_resolver(
+    'tag:yaml.org,2002:float', re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$'), list('-+0123456789'))
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load_config(path: str | Path, keys: dict[str, Key]) -> dict:
+    """Reads a config, resolves its `base`, and checks it against `keys` (TRAIN_KEYS or TEST_KEYS).
+
+    Raises: UserError that names the file, the path of the key, and the nearest valid name.
+    """
+    config = read_yaml(Path(path))
+    check_keys(config, keys, f'{path}: ')
+    return config
+
+
+def read_yaml(path: Path, children: tuple[Path, ...] = ()) -> dict:
+    """The mapping of a YAML file, merged over the file that its `base` names (relative to its own folder)."""
+    path = path.resolve()
+    if not path.is_file():
+        raise UserError(f'{path}: no such config file')
+    if path in children:
+        raise UserError(f"{path}: its 'base' leads back to itself")
+    try:
+        config = yaml.load(path.read_text(encoding='utf-8'), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f'{path}: not valid YAML: {" ".join(str(error).split())}') from error
+    if not isinstance(config, dict):
+        raise UserError(f'{path}: expected a mapping of config keys, got {type(config).__name__}')
+    if 'base' not in config:
+        return config
+    base = config.pop('base')
+    if not isinstance(base, str):
+        raise UserError(f'{path}: base: expected the name of a config file, got {base!r}')
+    return merge(read_yaml(path.parent / base, (*children, path)), config)
+
+
+def merge(base: dict, changes: dict) -> dict:
+    """`base` with `changes` on top: blocks are merged key by key, everything else is replaced.
+
+    A {name, args} block under another name takes none of the arguments of the one it replaces.
+    """
+    if 'name' in base and changes.get('name', base['name']) != base['name']:
+        return changes
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = merge(base[key], value) if both else value
+    return merged
+
+
+def check_keys(block: object, keys: dict[str, Key], path: str) -> None:
+    """Raises UserError unless `block` has exactly the keys, and kinds of values, that `keys` allow."""
+    if not isinstance(block, dict):
+        raise UserError(f"{path.rstrip('.')}: expected a block with {', '.join(keys)}, got {block!r}")
+    for name in block:
+        if name not in keys:
+            raise UserError(f'{path}{name}: unknown key; {nearest_name(name, keys)}')
+    for name, key in keys.items():
+        if key.required and name not in block:
+            raise UserError(f'{path}{name}: this key is missing')
+        if name in block:
+            check_value(block[name], key.kind, path + name)
+
+
+def check_value(value: object, kind: object, path: str) -> None:
+    """Raises UserError unless `value` is of the kind that a Key asks for."""
+    if isinstance(kind, dict):
+        check_keys(value, kind, f'{path}.')
+    elif hasattr(kind, 'check'):
+        kind.check(value, path)
+    elif isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        raise UserError(f"{path}: expected {' or '.join(k.__name__ for k in kinds)}, got {value!r}")
+    elif isinstance(value, NUMBER) and not 0 <= value < float('inf'):
+        raise UserError(f'{path}: expected a finite number of at least 0, got {value!r}')

@@ -1,0 +1,200 @@
+"""Training: one optimiser, one schedule, checkpoints that resume exactly.
+
+The run folder holds the resolved config.yaml, log.txt, tensorboard/, epoch-last.pth, epoch-best.pth and epoch-N.pth.
+"""
+import math
+import signal
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import yaml
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+import datasets
+import models
+from datasets.sampling import DrawSampler
+from engine.checkpoint import random_state, restore_random_state, save_checkpoint
+from engine.evaluate import evaluate
+from engine.schedule import SCHEDULES
+from models.checkpoint import load_state, read_checkpoint
+from models.registry import Registry
+from utils import RunError, UserError, count_parameters, format_time, seed_everything, write_text
+
+OPTIMIZERS = Registry('optimizer')
+for optimizer in ('Adam', 'AdamW', 'SGD'):
+    OPTIMIZERS.register(optimizer.lower(), provided=('params',))(getattr(torch.optim, optimizer))
+
+SCALAR_EVERY = 50  # batches between two points of the loss curve
+
+
+class Trainer:
+    """A training run in a folder.
+
+    Args:
+        config: checked against TRAIN_KEYS.
+        folder: of the run; made when missing.
+        data_root: of relative paths in the config.
+        resume: a checkpoint to continue from, or None to start.
+    """
+
+    def __init__(self, config: dict, folder: Path, data_root: Path, device: torch.device, resume: Path | None = None):
+        self.config, self.folder, self.device = config, folder, device
+        seed_everything(config.get('seed', 0))
+        checkpoint = read_checkpoint(resume) if resume else None
+        if checkpoint and 'optimizer' not in checkpoint:
+            raise UserError(f'{resume}: holds weights but no optimiser state, so no run can be resumed from it')
+
+        spec = config['train_dataset']
+        dataset = datasets.make(spec, data_root, 'train_dataset')
+        self.sampler = DrawSampler(dataset, spec['batch_size'], spec.get('epoch_batches'), config.get('seed', 0))
+        self.loader = DataLoader(dataset, batch_sampler=self.sampler, num_workers=spec.get('num_workers', 0),
+                                 pin_memory=device.type == 'cuda')
+        self.val_dataset = datasets.make(config['val_dataset'], data_root, 'val_dataset') if 'val_dataset' in config else None
+
+        self.memory_format = torch.channels_last if config.get('channels_last') else torch.contiguous_format
+        self.model = models.make(config['model'], config.get('data_norm')).to(device, memory_format=self.memory_format)
+        self.optimizer = OPTIMIZERS.make(config['optimizer'], 'optimizer', params=trainable(self.model))
+        self.base_lr = self.optimizer.defaults['lr']
+        self.rate = SCHEDULES.make(config.get('lr_schedule', {'name': 'constant'}), 'lr_schedule')
+
+        self.epoch, self.batch = 0, 0  # epochs done, and batches done of the next one
+        self.loss_sum, self.lowered = 0.0, 0
+        self.best = -math.inf
+        self.stop_requested = False
+        if checkpoint:
+            self.restore(checkpoint, str(resume))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / 'config.yaml', yaml.safe_dump(config, sort_keys=False))
+        self.writer = SummaryWriter(folder / 'tensorboard', purge_step=self.global_batch if checkpoint else None)
+        self.log(f'{count_parameters(self.model):,} trainable parameters, {len(dataset):,} training pictures, '
+                 f'{self.sampler.epoch_batches} batches of {spec["batch_size"]} an epoch, on {device}')
+
+    @property
+    def global_batch(self) -> int:
+        """Batches done since the start of the run."""
+        return self.epoch * self.sampler.epoch_batches + self.batch
+
+    def train(self) -> None:
+        """Trains until epoch_max. Raises KeyboardInterrupt, after saving, when the run was asked to stop."""
+        previous = [(number, signal.signal(number, self.request_stop)) for number in (signal.SIGINT, signal.SIGTERM)]
+        try:
+            while self.epoch < self.config['epoch_max']:
+                self.train_epoch()
+                self.finish_epoch()
+        finally:
+            self.writer.close()
+            for number, handler in previous:
+                signal.signal(number, handler)
+
+    def train_epoch(self) -> None:
+        self.model.train()
+        self.sampler.set_position(self.epoch, self.batch)
+        bar = tqdm(self.loader, f'epoch {self.epoch + 1}/{self.config["epoch_max"]}', initial=self.batch,
+                   total=self.sampler.epoch_batches, disable=None, leave=False)
+        started, first = time.monotonic(), self.global_batch
+        for sample in bar:
+            loss, rate = self.train_step(sample)
+            self.batch += 1
+            if self.global_batch % SCALAR_EVERY == 0:
+                self.writer.add_scalar('train/loss', loss, self.global_batch)
+                self.writer.add_scalar('train/lr', rate, self.global_batch)
+            remaining = self.config['epoch_max'] * self.sampler.epoch_batches - self.global_batch
+            left = format_time((time.monotonic() - started) / (self.global_batch - first) * remaining)
+            bar.set_postfix(loss=f'{self.loss_sum / self.batch:.4f}', lr=f'{rate:.2e}', left=left)
+            if self.stop_requested:
+                self.save('epoch-last.pth')
+                raise KeyboardInterrupt(f'saved {self.folder / "epoch-last.pth"}; continue with -resume auto')
+        self.time_left = left
+
+    def train_step(self, sample: dict) -> tuple[float, float]:
+        """One update from one batch; returns its loss and learning rate."""
+        sample = {key: value.to(self.device, non_blocking=True) for key, value in sample.items()}
+        rate = self.rate(self.epoch, self.global_batch, self.base_lr)
+        for group in self.optimizer.param_groups:
+            group['lr'] = rate
+        lr = sample['inp'].contiguous(memory_format=self.memory_format)              # (B, 3, H, W)
+        prediction = self.model(lr, sample['coord'], sample['cell'])                 # (B, Q, 3)
+        loss = F.l1_loss(self.model.normalise_rgb(prediction), self.model.normalise_rgb(sample['gt']))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise RunError(f'the loss is {value} at epoch {self.epoch + 1}, batch {self.batch + 1}: the run stopped before that '
+                           f'update; lower the learning rate or set clip_grad, then -resume auto')
+        if self.config.get('clip_grad'):
+            torch.nn.utils.clip_grad_norm_(trainable(self.model), self.config['clip_grad'])
+        self.optimizer.step()
+        self.loss_sum += value
+        self.lowered += int(sample['lowered'].any())
+        return value, rate
+
+    def finish_epoch(self) -> None:
+        """Logs, validates and saves after an epoch."""
+        batches = self.sampler.epoch_batches
+        loss, lowered = self.loss_sum / batches, self.lowered / batches
+        rate = self.optimizer.param_groups[0]['lr']
+        self.epoch, self.batch, self.loss_sum, self.lowered = self.epoch + 1, 0, 0.0, 0
+        self.writer.add_scalar('train/lowered_scales', lowered, self.global_batch)
+        line = f'epoch {self.epoch}/{self.config["epoch_max"]}: loss {loss:.4f}, lr {rate:.2e}'
+        if lowered:
+            line += f', {lowered:.0%} of batches at a lowered scale'
+        improved = False
+        if self.val_dataset and (self.epoch % self.config.get('epoch_val', 1) == 0 or self.epoch == self.config['epoch_max']):
+            scores = self.validate()
+            line += ', PSNR ' + ', '.join(f'×{scale:g} {score:.3f}' for scale, score in scores.items())
+            mean = sum(scores.values()) / len(scores)
+            improved, self.best = mean > self.best, max(mean, self.best)
+        self.save('epoch-last.pth')
+        if improved:
+            self.save('epoch-best.pth')
+        if self.config.get('epoch_save') and self.epoch % self.config['epoch_save'] == 0:
+            self.save(f'epoch-{self.epoch}.pth')
+        self.log(f'{line}, {self.time_left} left')
+
+    def validate(self) -> dict[float, float]:
+        """Mean PSNR at each scale of the validation set."""
+        self.model.eval()
+        rows = evaluate(self.model, self.val_dataset, self.device, 'validation')
+        for row in rows:
+            self.writer.add_scalar(f'val/psnr_x{row["scale"]:g}', row['psnr'], self.global_batch)
+        return {row['scale']: row['psnr'] for row in rows}
+
+    def save(self, name: str) -> None:
+        save_checkpoint(
+            self.folder / name, self.model, self.config['model'], epoch=self.epoch, batch=self.batch, best=self.best,
+            loss_sum=self.loss_sum, lowered=self.lowered, random_state=random_state(), config=self.config,
+            optimizer={**self.config['optimizer'], 'sd': self.optimizer.state_dict()})
+
+    def restore(self, checkpoint: dict, source: str) -> None:
+        """Continues exactly where `save` was called."""
+        load_state(self.model, checkpoint['model']['sd'], source)
+        self.optimizer.load_state_dict(checkpoint['optimizer']['sd'])
+        self.epoch, self.batch, self.best = checkpoint['epoch'], checkpoint['batch'], checkpoint['best']
+        self.loss_sum, self.lowered = checkpoint['loss_sum'], checkpoint['lowered']
+        restore_random_state(checkpoint['random_state'])
+        changed = sorted(key for key in {*self.config, *checkpoint['config']}
+                         if self.config.get(key) != checkpoint['config'].get(key))
+        self.log(f'resumed {source} after epoch {self.epoch}, batch {self.batch}'
+                 + (f'; changed since: {", ".join(changed)}' if changed else ''))
+
+    def log(self, line: str) -> None:
+        """One line to the screen and to log.txt."""
+        tqdm.write(line)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / 'log.txt', 'a', encoding='utf-8') as file:
+            file.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} {line}\n')
+
+    def request_stop(self, number: int, frame) -> None:
+        """Signal handler: the step at hand is finished and saved first; a second signal stops at once."""
+        if self.stop_requested:
+            raise KeyboardInterrupt('at once; the last checkpoint is intact')
+        self.stop_requested = True
+
+
+def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters that the optimiser updates."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -1,0 +1,81 @@
+"""Checkpoint files → models. Files hold tensors and plain values only, and are never allowed to run anything."""
+import pickle
+from pathlib import Path
+
+import torch
+
+from models import released
+from models.msit.rim import fold
+from models.registry import MODELS
+from models.sr_model import DEFAULT_NORM, SRModel
+from utils import UserError
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """The content of a checkpoint file, on the CPU, after checking that it has this family's layout.
+
+    Raises: UserError when the file is missing, is no checkpoint, or carries anything but tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'{path}: no such checkpoint file')
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        if 'Unsupported' in str(error) or 'global' in str(error).lower():
+            raise UserError(f'{path}: not opened, because it carries more than tensors and plain values') from error
+        raise UserError(f'{path}: not a checkpoint, or a damaged one') from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError, UnicodeDecodeError,
+            AssertionError) as error:
+        raise UserError(f'{path}: not a checkpoint, or a damaged one') from error
+    model = checkpoint.get('model') if isinstance(checkpoint, dict) else None
+    if not (isinstance(model, dict) and isinstance(model.get('name'), str) and isinstance(model.get('sd'), dict)):
+        raise UserError(f"{path}: expected a checkpoint {{'model': {{'name', 'args', 'sd'}}, …}} of this family of programs")
+    return checkpoint
+
+
+def build(checkpoint: dict, source: str) -> SRModel:
+    """The model of a checkpoint's content, weights loaded; `source` names the file in messages.
+
+    Raises: UserError when the model is unknown, or the tensors are not exactly those it needs.
+    """
+    spec = checkpoint['model']
+    args, state = released.translate(spec['name'], spec.get('args') or {}, spec['sd'])
+    model = make({'name': spec['name'], 'args': args}, checkpoint.get('data_norm'), path=f'{source}: model')
+    load_state(model, state, source)
+    return model
+
+
+def load_state(model: SRModel, state: dict, source: str) -> None:
+    """Loads tensors strictly; raises UserError that names what is missing, left over or of another shape."""
+    own = model.state_dict()
+    problems = {
+        'missing': [key for key in own if key not in state],
+        'left over': [key for key in state if key not in own],
+        'of another shape': [key for key in own if key in state and own[key].shape != getattr(state[key], 'shape', None)],
+    }
+    lines = [f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
+             for what, keys in problems.items() if keys]
+    if lines:
+        raise UserError(f"{source}: its tensors are not those of this model: {'; '.join(lines)}")
+    model.load_state_dict(state)
+
+
+def make(spec: dict, data_norm: dict | None = None, path: str = 'model') -> SRModel:
+    """A model from its spec {'name': …, 'args': {…}}, with fresh weights.
+
+    Args:
+        data_norm: {'inp': {'sub': […], 'div': […]}, 'gt': {…}}; 0.5 and 0.5 by default.
+        path: of the spec, for messages.
+    Raises: UserError with the path of the wrong key.
+    """
+    model = MODELS.make(spec, path)
+    if isinstance(model, SRModel):
+        model.data_norm = data_norm or DEFAULT_NORM
+    return model
+
+
+def load(path: str | Path, device: str | torch.device = 'cpu') -> SRModel:
+    """A model from a checkpoint file of ours or of the released programs: in eval mode, RIM folded, on `device`."""
+    model = build(read_checkpoint(path), str(path))
+    return fold(model).eval().to(device)

@@ -1,0 +1,50 @@
+"""EDSR-baseline: "Enhanced Deep Residual Networks for Single Image Super-Resolution" (Lim et al., CVPRW 2017).
+
+Shapes: B batch, H×W the LR grid, F = n_feats.
+As in the LIIF family, the mean shift is left out (the model's normalisation replaces it). Parameter names are those of
+released checkpoints.
+"""
+from torch import Tensor, nn
+
+from models.encoders.base import Encoder, conv3x3, upsampling
+from models.registry import register
+
+
+class ResidualBlock(nn.Module):
+    """x + res_scale · conv(ReLU(conv(x)))."""
+
+    def __init__(self, channels: int, res_scale: float):
+        super().__init__()
+        self.body = nn.Sequential(conv3x3(channels, channels), nn.ReLU(), conv3x3(channels, channels))
+        self.res_scale = res_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.res_scale * self.body(x)
+
+
+@register('edsr-baseline')
+class EDSR(Encoder):
+    """EDSR with 16 blocks of 64 features unless told otherwise.
+
+    Args:
+        n_resblocks, n_feats, res_scale: of the body.
+        scale: 2, 3 or 4, of the upsampling tail.
+        no_upsampling: leave the tail out: an encoder with n_feats channels.
+    """
+
+    def __init__(self, *, n_resblocks: int = 16, n_feats: int = 64, res_scale: float = 1.0, scale: int = 2,
+                 no_upsampling: bool = False):
+        super().__init__()
+        self.head = nn.Sequential(conv3x3(3, n_feats))
+        blocks = [ResidualBlock(n_feats, res_scale) for _ in range(n_resblocks)]
+        self.body = nn.Sequential(*blocks, conv3x3(n_feats, n_feats))
+        self.tail = nn.Identity()
+        self.out_channels = n_feats
+        if not no_upsampling:
+            self.tail = nn.Sequential(nn.Sequential(*upsampling(n_feats, n_feats, scale)), conv3x3(n_feats, 3))
+            self.out_channels, self.fixed_scale = 3, scale
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.head(x)                                                             # (B, F, H, W)
+        x = x + self.body(x)
+        return self.tail(x)                                       # (B, F, H, W), or (B, 3, s·H, s·W) with the tail

@@ -1,0 +1,56 @@
+"""Layers that are nobody's invention in particular: the MLP decoder and bilinear sampling of points."""
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.registry import register
+
+ACTIVATIONS = {'relu': nn.ReLU, 'gelu': nn.GELU}
+
+
+@register('mlp', provided=('in_dim',))
+class MLP(nn.Module):
+    """Linear layers with an activation between them, (…, in_dim) → (…, out_dim).
+
+    Args:
+        in_dim: numbers per query; given by the model that owns the decoder.
+        out_dim: 3 for RGB.
+        hidden_list: widths of the hidden layers.
+        act: 'relu' or 'gelu' (the exact one).
+    """
+
+    def __init__(self, *, in_dim: int, out_dim: int = 3, hidden_list: list[int], act: str = 'relu'):
+        super().__init__()
+        if act not in ACTIVATIONS:
+            raise ValueError(f"act is '{act}', expected one of {', '.join(ACTIVATIONS)}")
+        layers = []
+        for hidden in hidden_list:
+            layers += [nn.Linear(in_dim, hidden), ACTIVATIONS[act]()]
+            in_dim = hidden
+        self.layers = nn.Sequential(*layers, nn.Linear(in_dim, out_dim))
+
+    def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+        """(B, Q, in_dim) → (B, Q, out_dim).
+
+        `shared` (B, S) are the last S inputs where all queries of a picture have the same: they pass the first layer once
+        per picture, and x (B, Q, in_dim − S) need not be copied to be joined to them.
+        """
+        if shared is None:
+            return self.layers(x)
+        first = self.layers[0]
+        own, common = first.weight.split([x.shape[-1], shared.shape[-1]], 1)
+        offset = F.linear(shared, common, first.bias).unsqueeze(1)                   # (B, 1, hidden)
+        return self.layers[1:](F.linear(x, own) + offset)
+
+
+def sample_bilinear(image: Tensor, coord: Tensor, padding: str) -> Tensor:
+    """Bilinear samples of an image at points (`align_corners=False`).
+
+    Args:
+        image: (B, C, H, W).
+        coord: (B, Q, 2), (y, x) in [−1, 1].
+        padding: 'zeros' or 'border', what lies beyond the edge pixels' centres.
+    Returns: (B, Q, C).
+    """
+    xy = coord.flip(-1).to(image.dtype).unsqueeze(1)                                 # (B, 1, Q, 2)
+    samples = F.grid_sample(image, xy, mode='bilinear', padding_mode=padding, align_corners=False)
+    return samples[:, :, 0].transpose(1, 2)                                          # (B, C, 1, Q) → (B, Q, C)

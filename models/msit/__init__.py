@@ -1,0 +1,1 @@
+"""The parts of MSIT, one file for each module that the paper names: FEM, MSC, SIM, MSNO, MSSA, RIM."""

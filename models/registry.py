@@ -1,0 +1,81 @@
+"""One registry for every kind of building block: a spec `{name: …, args: {…}}` becomes an object.
+
+A spec is checked as a whole before anything is built: unknown names, misspelt and missing arguments are reported with
+the path of the key (`model.args.encoder_spec.args.n_feat`) and the nearest valid name. An argument whose name ends in
+`_spec` is itself a spec of the same registry.
+"""
+import inspect
+from collections.abc import Callable
+
+from utils import UserError, nearest_name
+
+
+class Registry:
+    """Names → constructors of one kind of thing (`kind` appears in the messages)."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self.entries: dict[str, Callable] = {}
+        self.provided: dict[str, tuple[str, ...]] = {}
+
+    def register(self, name: str, provided: tuple[str, ...] = ()) -> Callable:
+        """Decorator that registers a class or function under `name`. A name that is taken raises ValueError.
+
+        `provided` are arguments that the program passes to `make` (an MLP's input width), never a spec.
+        """
+        def decorator(entry: Callable) -> Callable:
+            if name in self.entries:
+                raise ValueError(f"{self.kind} name '{name}' is already registered")
+            self.entries[name] = entry
+            self.provided[name] = provided
+            return entry
+        return decorator
+
+    def arguments(self, name: str) -> dict[str, inspect.Parameter]:
+        """The arguments that a spec of `name` may carry."""
+        parameters = inspect.signature(self.entries[name]).parameters
+        return {key: value for key, value in parameters.items() if key not in self.provided[name]}
+
+    def check(self, spec: object, path: str) -> None:
+        """Raises UserError, naming the key's `path`, unless `spec` is one that `make` can build."""
+        if not isinstance(spec, dict) or not isinstance(spec.get('name'), str):
+            raise UserError(f"{path}: expected a block with 'name' and 'args', got {spec!r}")
+        for key in spec:
+            if key not in ('name', 'args'):
+                raise UserError(f"{path}.{key}: unknown key; {nearest_name(key, ('name', 'args'))}")
+        name = spec['name']
+        if name not in self.entries:
+            raise UserError(f"{path}.name: unknown {self.kind} '{name}'; {nearest_name(name, self.entries)}")
+        args = spec.get('args')
+        args = {} if args is None else args
+        if not isinstance(args, dict):
+            raise UserError(f"{path}.args: expected a block of arguments of {self.kind} '{name}', got {args!r}")
+
+        parameters = self.arguments(name)
+        for key, value in args.items():
+            if key not in parameters:
+                raise UserError(f"{path}.args.{key}: {self.kind} '{name}' has no such argument; "
+                                f"{nearest_name(key, parameters)}")
+            if str(key).endswith('_spec') and value is not None:
+                self.check(value, f'{path}.args.{key}')
+        missing = [key for key, parameter in parameters.items()
+                   if parameter.default is parameter.empty and key not in args]
+        if missing:
+            raise UserError(f"{path}.args: {self.kind} '{name}' needs {', '.join(missing)}")
+
+    def make(self, spec: dict, path: str = 'spec', **provided):
+        """Builds the object of a spec; `provided` are the arguments that only the program knows.
+
+        Raises UserError, with the key's path, when the spec or a value in it is wrong.
+        """
+        self.check(spec, path)
+        try:
+            return self.entries[spec['name']](**(spec.get('args') or {}), **provided)
+        except UserError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}.args: {self.kind} '{spec['name']}': {error}") from error
+
+
+MODELS = Registry('model')
+register = MODELS.register

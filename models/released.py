@@ -1,0 +1,73 @@
+"""Checkpoints as the programs of this family released them: their names of models, arguments and tensors.
+
+LIIF, LTE, CLIT and MSIT share one file layout, {'model': {'name', 'args', 'sd'}, …}; what differs from ours is here.
+"""
+import re
+
+from torch import Tensor
+
+from models.decoders.msit import POSENC, MSIT
+from models.registry import register
+
+
+@register('amsit')
+def amsit(*, encoder_spec: dict, imnet_spec: dict, pb_spec: dict = POSENC, base_dim: int = 256, head: int = 8, r: int = 3,
+          imnet_num: int = 1, conv_num: int = 1, is_cell: bool = True, local_attn: bool = True, use_lem: bool = True,
+          MsC_heads: int = 16, MsSA_q: int = 4, reparam: str = 'none', reparam_init: str = 'identity') -> MSIT:
+    """MSIT under the name and arguments of the authors' program, with their FEM (fixed kernels, fixed stride).
+
+    Their arguments → ours: head → heads, r → radius, is_cell → cell_decode, use_lem → fem, MsC_heads → msc_convs,
+    MsSA_q → mssa_projections. `imnet_num` and `conv_num` must be 1 and `local_attn` true: nothing else was released.
+    """
+    if imnet_num != 1 or conv_num != 1 or not local_attn:
+        raise ValueError('imnet_num and conv_num must be 1 and local_attn true')
+    return MSIT(encoder_spec=encoder_spec, imnet_spec=imnet_spec, pb_spec=pb_spec, base_dim=base_dim, heads=head, radius=r,
+                cell_decode=is_cell, fem='authors' if use_lem else 'none', msc_convs=MsC_heads, mssa_projections=MsSA_q,
+                reparam=reparam, reparam_init=reparam_init)
+
+
+# released tensor name → ours
+AMSIT_NAMES = (
+    (r'^conv_ch\.', 'widen.'),
+    (r'^amsno\.v\.', 'msno.modulation.'),
+    (r'^amsno\.s\.', 'msno.embed.'),
+    (r'^amsno\.lem\.mix_margin$', 'msno.fem.stride'),
+    (r'^amsno\.lem\.mask$', 'msno.fem.kernels'),
+    (r'^amsno\.Ms_conv_(\d+)\.', 'msno.msc.convs.{}.'),
+    (r'^amsno\.sim0\.', 'msno.sim.within.'),
+    (r'^amsno\.bn\.', 'msno.sim.bn.'),
+    (r'^amsno\.sim1\.', 'msno.sim.across.'),
+    (r'^amsno\.proj\.', 'msno.proj.'),
+    (r'^multi_conv_qs\.0\.proj0\.', 'mssa.query_map.proj.'),
+    (r'^multi_conv_qs\.0\.local_conv_(\d+)\.', 'mssa.query_map.msc.convs.{}.'),
+    (r'^multi_conv_qs\.0\.proj1\.', 'mssa.query_map.mix.within.'),
+    (r'^multi_conv_qs\.0\.bn\.', 'mssa.query_map.mix.bn.'),
+    (r'^multi_conv_qs\.0\.proj2\.', 'mssa.query_map.mix.across.'),
+    (r'^conv_vs\.0\.', 'mssa.value_map.convs.0.'),
+    (r'^pb_encoder\.', 'mssa.position_bias.'),
+    (r'^imnets\.0\.', 'imnet.'),
+)
+RENAMED = {'amsit': AMSIT_NAMES}
+UNUSED = re.compile(r'(^|\.)(sub_mean|add_mean)\.')  # EDSR's mean shift: stored, never applied
+
+
+def translate(name: str, args: dict, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
+    """Arguments and tensors of a released file → ours. A file that this project wrote passes unchanged.
+
+    A re-parameterised file is known by its tensors, since its arguments carry no flag.
+    """
+    state = {rename(name, key): value for key, value in state.items() if not UNUSED.search(key)}
+    if name == 'amsit' and 'reparam' not in args and any(key.endswith('convmap.weight') for key in state):
+        linear = any(key.endswith('linear.weight') for key in state)
+        args = {**args, 'reparam': 'rim' if linear else 'refconv'}
+    return args, state
+
+
+def rename(name: str, key: str) -> str:
+    """Our name of a released tensor of model `name`."""
+    for pattern, ours in RENAMED.get(name, ()):
+        match = re.match(pattern, key)
+        if match:
+            numbers = (int(number) - 1 for number in match.groups())  # theirs count from one
+            return ours.format(*numbers) + key[match.end():]
+    return key

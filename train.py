@@ -1,0 +1,40 @@
+"""Trains a model from a YAML config: python train.py -config configs/train/train_edsr_baseline_MsIT.yaml -name EDSR_MSIT"""
+import logging
+from pathlib import Path
+
+from engine.cli import Parser, choose_device, run
+from engine.config import TRAIN_KEYS, load_config
+from engine.trainer import Trainer
+from utils import UserError
+
+
+def main() -> None:
+    parser = Parser(description='Trains a model; writes save/NAME/.')
+    parser.option('config', required=True, metavar='FILE', help='configs/train/….yaml')
+    parser.option('name', metavar='NAME', help="of the run's folder save/NAME; default: the config's name")
+    parser.option('resume', metavar='auto|FILE', help="'auto' continues save/NAME/epoch-last.pth where there is one")
+    parser.option('data', default='data', metavar='DIR', help='root of the relative paths in the config (default: data)')
+    parser.device_options()
+    options = parser.parse_args()
+
+    config = load_config(options.config, TRAIN_KEYS)
+    folder = Path('save') / (options.name or Path(options.config).stem)
+    device = choose_device(options)
+    Trainer(config, folder, Path(options.data), device, choose_resume(folder, options.resume)).train()
+
+
+def choose_resume(folder: Path, resume: str | None) -> Path | None:
+    """The checkpoint to continue from. An existing run is refused unless it is to be resumed."""
+    last = folder / 'epoch-last.pth'
+    if resume == 'auto':
+        return last if last.exists() else None
+    if resume is not None:
+        return Path(resume)
+    if last.exists():
+        raise UserError(f'{folder}: this run exists; continue it with -resume auto, or choose another -name')
+    return None
+
+
+if __name__ == '__main__':
+    logging.getLogger('tensorboard').setLevel(logging.ERROR)
+    run(main)

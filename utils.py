@@ -1,0 +1,81 @@
+"""Small helpers that every part uses: errors for the user, seeding, safe file writing, number formatting."""
+import contextlib
+import difflib
+import os
+import random
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+class UserError(ValueError):
+    """The user's input is wrong. The message is one line that names the thing, what was expected and what to do.
+
+    The entry scripts print it on stderr and leave with status 2; in Python it is an ordinary ValueError.
+    """
+
+
+class RunError(RuntimeError):
+    """The run cannot go on although the input was right (a non-finite loss, say): one line, exit status 1."""
+
+
+def nearest_name(name: object, choices) -> str:
+    """'…; did you mean X?' for the likeliest misspelling, and all the choices: the tail of an error message."""
+    choices = sorted(map(str, choices))
+    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ''
+    return f"{hint}(choices: {', '.join(choices) or 'none'})"
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path):
+    """Yields a temporary path beside `path`; renames it to `path` on success, removes it on any failure.
+
+    A reader sees the old file or the new one, never half of one. The parent folder is made when missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the suffix stays: writers such as Pillow choose the format by it
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private; give them the usual mode
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a UTF-8 text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding='utf-8')
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def format_time(seconds: float) -> str:
+    """'45s', '12m03s', '3h07m', '2d04h': two units are enough to plan with."""
+    seconds = int(round(seconds))
+    if seconds < 60:
+        return f'{seconds}s'
+    if seconds < 3600:
+        return f'{seconds // 60}m{seconds % 60:02d}s'
+    if seconds < 86400:
+        return f'{seconds // 3600}h{seconds % 3600 // 60:02d}m'
+    return f'{seconds // 86400}d{seconds % 86400 // 3600:02d}h'
