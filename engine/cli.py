@@ -50,8 +50,8 @@ def run(main: Callable[[], None]) -> None:
         leave(2, f'error: {error}')
     except KeyboardInterrupt as interrupt:
         leave(130, f'interrupted{": " if interrupt.args else ""}{" ".join(map(str, interrupt.args))}')
-    except RunError as error:
-        leave(1, f'error: {error}')
+    except (RunError, MemoryError, torch.OutOfMemoryError) as error:
+        leave(1, f'error: {error or "out of memory"}')
     except OSError as error:
         advice = '; free some space and run it again' if error.errno == errno.ENOSPC else ''
         leave(1, f'error: {error}{advice}')

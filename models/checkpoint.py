@@ -76,6 +76,17 @@ def make(spec: dict, data_norm: dict | None = None, path: str = 'model') -> SRMo
 
 
 def load(path: str | Path, device: str | torch.device = 'cpu') -> SRModel:
-    """A model from a checkpoint file of ours or of the released programs: in eval mode, RIM folded, on `device`."""
-    model = build(read_checkpoint(path), str(path))
+    """A model that is ready to use: in eval mode, RIM folded, on `device`.
+
+    Args:
+        path: a checkpoint file of ours or of the released programs, or the name of a model that needs no weights ('bicubic').
+    Raises: UserError when there is no such file, or it is not a checkpoint that fits.
+    """
+    name = str(path)
+    if name in MODELS.entries and not Path(path).exists():
+        model = make({'name': name})
+        if any(True for _ in model.parameters()):
+            raise UserError(f"'{name}' has no weights of its own: give a checkpoint file")
+    else:
+        model = build(read_checkpoint(path), name)
     return fold(model).eval().to(device)

@@ -1,0 +1,109 @@
+"""Upscales a picture to any size: python demo.py -input a.png -scale 3.5 -output b.png
+
+Without arguments it upscales the bundled sample with the bundled weights.
+"""
+import math
+import sys
+import time
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+import models
+from datasets.images import list_images, open_image, to_rgb
+from datasets.sampling import to_tensor
+from engine.cli import Parser, choose_device, run
+from engine.evaluate import save_image, to_image
+from models.sr_model import SRModel
+from utils import UserError
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    parser = Parser(description='Upscales a picture, or every picture of a folder, to any size.')
+    parser.option('input', default=HERE / 'assets/harbour.png', metavar='PATH',
+                  help='a picture or a folder of pictures (default: the bundled sample)')
+    parser.option('model', default=HERE / 'modelzoo/MSIT-S.pth', metavar='FILE',
+                  help="a checkpoint, or 'bicubic' (default: the bundled weights)")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument('-scale', '--scale', metavar='S|SY,SX', help='factor ≥ 1, or one for the height and one for the width (default: 4)')
+    size.add_argument('-resolution', '--resolution', metavar='H,W', help='exact height and width in pixels')
+    parser.option('output', type=Path, metavar='PATH', help='picture to write, or folder when the input is one (default: output/)')
+    parser.device_options()
+    options = parser.parse_args()
+
+    source = Path(options.input)
+    scale, resolution = parse_scale(options.scale or '4'), parse_resolution(options.resolution)
+    jobs = plan(source, options.output)
+    model = models.load(options.model, choose_device(options))
+    broken = 0
+    for file, target in tqdm(jobs, 'upscaling', disable=None if len(jobs) > 1 else True, leave=False):
+        try:
+            upscale_file(model, file, target, scale, resolution)
+        except UserError as error:
+            if not source.is_dir():
+                raise
+            broken += 1
+            tqdm.write(f'skipped: {error}', file=sys.stderr)
+    if broken:
+        raise UserError(f'{source}: {broken} of {len(jobs)} pictures could not be upscaled (named above); the others are done')
+
+
+def plan(source: Path, output: Path | None) -> list[tuple[Path, Path | None]]:
+    """(picture, file to write) for one picture or a folder; None leaves the file's name to the size that it gets."""
+    Image.init()
+    if source.is_dir():
+        if output is not None and output.exists() and not output.is_dir():
+            raise UserError(f'{output}: is a file, but the input is a folder; name a folder for the output')
+        return [(file, output / f'{file.stem}.png' if output else None) for file in list_images(source)]
+    if not source.is_file():
+        raise UserError(f'{source}: no such picture or folder')
+    if output is not None and output.is_dir():
+        output = output / f'{source.stem}.png'
+    if output is not None and Image.EXTENSION.get(output.suffix.lower()) not in Image.SAVE:
+        raise UserError(f"{output}: '{output.suffix}' is no picture format that can be written; use .png, for example")
+    return [(source, output)]
+
+
+def upscale_file(model: SRModel, file: Path, target: Path | None, scale: tuple[float, float],
+                 resolution: tuple[int, int] | None) -> None:
+    """Upscales one picture file, transparency (by bicubic) included, and says so in a line."""
+    image = open_image(file)
+    lr = to_tensor(to_rgb(image)).unsqueeze(0)                                       # (1, 3, H, W)
+    height, width = lr.shape[2:]
+    size = resolution or (round(height * scale[0]), round(width * scale[1]))
+    start = time.perf_counter()
+    upscaled = to_image(model.upscale(lr.to(model.inp_sub.device), size)[0])
+    target = target or Path('output') / f'{file.stem}_{size[0]}x{size[1]}.png'
+    if image.has_transparency_data and target.suffix.lower() in ('.png', '.webp', '.tif', '.tiff'):
+        alpha = image.convert('RGBA').getchannel('A')
+        upscaled.putalpha(alpha.resize((size[1], size[0]), Image.Resampling.BICUBIC))
+    save_image(upscaled, target)
+    tqdm.write(f'{file} ({height}x{width}) -> {target} ({size[0]}x{size[1]}) in {time.perf_counter() - start:.1f} s')
+
+
+def parse_scale(text: str) -> tuple[float, float]:
+    """'3.5' or '2,3.5' (height, width) → two finite factors of at least 1."""
+    try:
+        factors = [float(part) for part in text.split(',')]
+    except ValueError:
+        factors = []
+    if len(factors) not in (1, 2) or not all(math.isfinite(factor) and factor >= 1 for factor in factors):
+        raise UserError(f'-scale {text}: expected one factor of at least 1, such as 3.5, or two, height,width')
+    return factors[0], factors[-1]
+
+
+def parse_resolution(text: str | None) -> tuple[int, int] | None:
+    """'480,640' → (480, 640): positive whole numbers."""
+    if text is None:
+        return None
+    parts = text.split(',')
+    if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f'-resolution {text}: expected height,width in pixels, two whole numbers above 0, such as 480,640')
+    return int(parts[0]), int(parts[1])
+
+
+if __name__ == '__main__':
+    run(main)
