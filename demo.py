@@ -28,9 +28,11 @@ def main() -> None:
     parser.option('model', default=HERE / 'modelzoo/MSIT-S.pth', metavar='FILE',
                   help="a checkpoint, or 'bicubic' (default: the bundled weights)")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument('-scale', '--scale', metavar='S|SY,SX', help='factor ≥ 1, or one for the height and one for the width (default: 4)')
+    size.add_argument('-scale', '--scale', metavar='S|SY,SX',
+                      help='factor ≥ 1, or one for the height and one for the width (default: 4)')
     size.add_argument('-resolution', '--resolution', metavar='H,W', help='exact height and width in pixels')
-    parser.option('output', type=Path, metavar='PATH', help='picture to write, or folder when the input is one (default: output/)')
+    parser.option('output', type=Path, metavar='PATH',
+                  help='picture to write, or folder when the input is one (default: output/)')
     parser.device_options()
     options = parser.parse_args()
 
@@ -48,7 +50,7 @@ def main() -> None:
             broken += 1
             tqdm.write(f'skipped: {error}', file=sys.stderr)
     if broken:
-        raise UserError(f'{source}: {broken} of {len(jobs)} pictures could not be upscaled (named above); the others are done')
+        raise UserError(f'{source}: {broken} of {len(jobs)} pictures could not be upscaled, see above; the others are done')
 
 
 def plan(source: Path, output: Path | None) -> list[tuple[Path, Path | None]]:

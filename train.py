@@ -13,6 +13,7 @@ def main() -> None:
     parser.option('config', required=True, metavar='FILE', help='configs/train/….yaml')
     parser.option('name', metavar='NAME', help="of the run's folder save/NAME; default: the config's name")
     parser.option('resume', metavar='auto|FILE', help="'auto' continues save/NAME/epoch-last.pth where there is one")
+    parser.option('pretrain', metavar='FILE', help='the stage-1 checkpoint that this stage starts from')
     parser.option('data', default='data', metavar='DIR', help='root of the relative paths in the config (default: data)')
     parser.device_options()
     options = parser.parse_args()
@@ -20,7 +21,9 @@ def main() -> None:
     config = load_config(options.config, TRAIN_KEYS)
     folder = Path('save') / (options.name or Path(options.config).stem)
     device = choose_device(options)
-    Trainer(config, folder, Path(options.data), device, choose_resume(folder, options.resume)).train()
+    resume = choose_resume(folder, options.resume)
+    pretrain = Path(options.pretrain) if options.pretrain else None
+    Trainer(config, folder, Path(options.data), device, resume, pretrain).train()
 
 
 def choose_resume(folder: Path, resume: str | None) -> Path | None:

@@ -71,7 +71,7 @@ def count_parameters(model: torch.nn.Module) -> int:
 
 def format_time(seconds: float) -> str:
     """'45s', '12m03s', '3h07m', '2d04h': two units are enough to plan with."""
-    seconds = int(round(seconds))
+    seconds = round(seconds)
     if seconds < 60:
         return f'{seconds}s'
     if seconds < 3600:

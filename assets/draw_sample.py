@@ -193,7 +193,7 @@ def draw_house(canvas, rng, x, base, width, height, depth, wall, roof, material)
     for face_light, along, a, span in ((HALF_LIT, (1, 0), 0, 7), (SUNLIT, back, 7, 6)):
         corner = ridge + back * depth * 0.5 + (a, 0) + (0, 8)
         stack = Face(canvas, corner, along, (0, -1), face_light)
-        stack.courses(rng, lambda b: (0, span), 18, (168, 96, 76), (2.8, 1.6, .15))
+        stack.courses(rng, lambda b, span=span: (0, span), 18, (168, 96, 76), (2.8, 1.6, .15))
         stack.rectangle(-0.6, 17, span + 1.2, 2.2, (120, 84, 76))
 
 

@@ -29,7 +29,7 @@ class Downsampled(Dataset):
         if scale_per not in ('batch', 'sample'):
             raise ValueError(f"scale_per is {scale_per!r}, expected 'batch' or 'sample'")
         if inp_size < 1 or not 1 <= sample_q <= inp_size ** 2:
-            raise ValueError(f'sample_q must lie between 1 and inp_size² = {inp_size ** 2} (the crop at scale 1), got {sample_q}')
+            raise ValueError(f'sample_q must lie between 1 and inp_size² = {inp_size ** 2}, got {sample_q}')
         self.dataset, self.inp_size, self.augment, self.sample_q = dataset, inp_size, augment, sample_q
         self.scale_range, self.scale_per = (scale_min, scale_max), scale_per
 

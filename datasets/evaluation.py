@@ -79,10 +79,7 @@ class Evaluation:
             if min(height, width) < 1:
                 raise UserError(f'{file}: {hr.shape[0]}x{hr.shape[1]} is too small for scale {scale:g}')
             hr = hr[:round(height * scale), :round(width * scale)]
-            if source == OWN_LR:
-                lr = self.read_own(file, scale, (height, width))
-            else:
-                lr = resize_bicubic(hr, height, width)
+            lr = self.read_own(file, scale, (height, width)) if source == OWN_LR else resize_bicubic(hr, height, width)
             yield Pair(file.name, lr, hr)
 
     def read_own(self, hr_file: Path, scale: float, size: tuple[int, int]) -> np.ndarray:

@@ -106,5 +106,5 @@ class PairedImageFolders:
         scale = height // lr_height
         if scale < 1 or width // lr_width != scale:
             file = self.lr.files[index % len(self.lr.files)]
-            raise UserError(f'{file}: {lr_height}x{lr_width} does not divide its HR picture, {height}x{width}, by one factor')
+            raise UserError(f'{file}: {lr_height}x{lr_width} does not divide its HR picture ({height}x{width}) evenly')
         return scale

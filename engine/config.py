@@ -6,7 +6,7 @@ from typing import NamedTuple
 import yaml
 
 from datasets import DATASETS, WRAPPERS
-from engine.schedule import SCHEDULES
+from engine.schedule import OPTIMIZERS, SCHEDULES
 from models.registry import MODELS
 from utils import UserError, nearest_name
 
@@ -26,7 +26,7 @@ TRAIN_KEYS = {
     'val_dataset': Key(SOURCE),
     'data_norm': Key({'inp': Key(NORM, True), 'gt': Key(NORM, True)}),
     'model': Key(MODELS, True),
-    'optimizer': Key({'name': Key(str, True), 'args': Key(dict, True)}, True),
+    'optimizer': Key(OPTIMIZERS, True),
     'lr_schedule': Key(SCHEDULES),
     'clip_grad': Key(NUMBER),
     'channels_last': Key(bool),

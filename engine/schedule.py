@@ -1,8 +1,14 @@
-"""Learning-rate schedules as functions of the position in the run alone: resuming cannot lose them."""
+"""Optimisers, and learning-rate schedules as functions of the position in the run alone: resuming cannot lose them."""
 import math
 from collections.abc import Callable
 
+import torch
+
 from models.registry import Registry
+
+OPTIMIZERS = Registry('optimizer')
+for optimizer in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):
+    OPTIMIZERS.register(optimizer.__name__.lower(), provided=('params',))(optimizer)
 
 SCHEDULES = Registry('learning-rate schedule')
 UNITS = ('epoch', 'batch')

@@ -19,14 +19,10 @@ import models
 from datasets.sampling import DrawSampler
 from engine.checkpoint import random_state, restore_random_state, save_checkpoint
 from engine.evaluate import evaluate
-from engine.schedule import SCHEDULES
+from engine.pretrain import load_stage1
+from engine.schedule import OPTIMIZERS, SCHEDULES
 from models.checkpoint import load_state, read_checkpoint
-from models.registry import Registry
 from utils import RunError, UserError, count_parameters, format_time, seed_everything, write_text
-
-OPTIMIZERS = Registry('optimizer')
-for optimizer in ('Adam', 'AdamW', 'SGD'):
-    OPTIMIZERS.register(optimizer.lower(), provided=('params',))(getattr(torch.optim, optimizer))
 
 SCALAR_EVERY = 50  # batches between two points of the loss curve
 
@@ -38,10 +34,12 @@ class Trainer:
         config: checked against TRAIN_KEYS.
         folder: of the run; made when missing.
         data_root: of relative paths in the config.
-        resume: a checkpoint to continue from, or None to start.
+        resume: a checkpoint of this run to continue from, or None to start.
+        pretrain: a stage-1 checkpoint to start from; no part of a run that is resumed.
     """
 
-    def __init__(self, config: dict, folder: Path, data_root: Path, device: torch.device, resume: Path | None = None):
+    def __init__(self, config: dict, folder: Path, data_root: Path, device: torch.device, resume: Path | None = None,
+                 pretrain: Path | None = None):
         self.config, self.folder, self.device = config, folder, device
         seed_everything(config.get('seed', 0))
         checkpoint = read_checkpoint(resume) if resume else None
@@ -53,10 +51,17 @@ class Trainer:
         self.sampler = DrawSampler(dataset, spec['batch_size'], spec.get('epoch_batches'), config.get('seed', 0))
         self.loader = DataLoader(dataset, batch_sampler=self.sampler, num_workers=spec.get('num_workers', 0),
                                  pin_memory=device.type == 'cuda')
-        self.val_dataset = datasets.make(config['val_dataset'], data_root, 'val_dataset') if 'val_dataset' in config else None
+        self.val_dataset = None
+        if 'val_dataset' in config:
+            self.val_dataset = datasets.make(config['val_dataset'], data_root, 'val_dataset')
 
+        model = models.make(config['model'], config.get('data_norm'))
+        self.earlier_batches = 0  # of the stage that this one started from
+        start = ''
+        if pretrain and not checkpoint:
+            start, self.earlier_batches = load_stage1(model, config['model'], pretrain)
         self.memory_format = torch.channels_last if config.get('channels_last') else torch.contiguous_format
-        self.model = models.make(config['model'], config.get('data_norm')).to(device, memory_format=self.memory_format)
+        self.model = model.to(device, memory_format=self.memory_format)
         self.optimizer = OPTIMIZERS.make(config['optimizer'], 'optimizer', params=trainable(self.model))
         self.base_lr = self.optimizer.defaults['lr']
         self.rate = SCHEDULES.make(config.get('lr_schedule', {'name': 'constant'}), 'lr_schedule')
@@ -70,13 +75,20 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / 'config.yaml', yaml.safe_dump(config, sort_keys=False))
         self.writer = SummaryWriter(folder / 'tensorboard', purge_step=self.global_batch if checkpoint else None)
+        if start:
+            self.log(start)
         self.log(f'{count_parameters(self.model):,} trainable parameters, {len(dataset):,} training pictures, '
                  f'{self.sampler.epoch_batches} batches of {spec["batch_size"]} an epoch, on {device}')
 
     @property
-    def global_batch(self) -> int:
-        """Batches done since the start of the run."""
+    def run_batch(self) -> int:
+        """Batches done since the start of the run: what the schedule counts."""
         return self.epoch * self.sampler.epoch_batches + self.batch
+
+    @property
+    def global_batch(self) -> int:
+        """Batches done since the start of the first stage: the step axis of TensorBoard, shared by both stages."""
+        return self.earlier_batches + self.run_batch
 
     def train(self) -> None:
         """Trains until epoch_max. Raises KeyboardInterrupt, after saving, when the run was asked to stop."""
@@ -95,15 +107,15 @@ class Trainer:
         self.sampler.set_position(self.epoch, self.batch)
         bar = tqdm(self.loader, f'epoch {self.epoch + 1}/{self.config["epoch_max"]}', initial=self.batch,
                    total=self.sampler.epoch_batches, disable=None, leave=False)
-        started, first = time.monotonic(), self.global_batch
+        started, first = time.monotonic(), self.run_batch
         for sample in bar:
             loss, rate = self.train_step(sample)
             self.batch += 1
             if self.global_batch % SCALAR_EVERY == 0:
                 self.writer.add_scalar('train/loss', loss, self.global_batch)
                 self.writer.add_scalar('train/lr', rate, self.global_batch)
-            remaining = self.config['epoch_max'] * self.sampler.epoch_batches - self.global_batch
-            left = format_time((time.monotonic() - started) / (self.global_batch - first) * remaining)
+            remaining = self.config['epoch_max'] * self.sampler.epoch_batches - self.run_batch
+            left = format_time((time.monotonic() - started) / (self.run_batch - first) * remaining)
             bar.set_postfix(loss=f'{self.loss_sum / self.batch:.4f}', lr=f'{rate:.2e}', left=left)
             if self.stop_requested:
                 self.save('epoch-last.pth')
@@ -113,7 +125,7 @@ class Trainer:
     def train_step(self, sample: dict) -> tuple[float, float]:
         """One update from one batch; returns its loss and learning rate."""
         sample = {key: value.to(self.device, non_blocking=True) for key, value in sample.items()}
-        rate = self.rate(self.epoch, self.global_batch, self.base_lr)
+        rate = self.rate(self.epoch, self.run_batch, self.base_lr)
         for group in self.optimizer.param_groups:
             group['lr'] = rate
         lr = sample['inp'].contiguous(memory_format=self.memory_format)              # (B, 3, H, W)
@@ -123,8 +135,8 @@ class Trainer:
         loss.backward()
         value = loss.item()
         if not math.isfinite(value):
-            raise RunError(f'the loss is {value} at epoch {self.epoch + 1}, batch {self.batch + 1}: the run stopped before that '
-                           f'update; lower the learning rate or set clip_grad, then -resume auto')
+            raise RunError(f'the loss is {value} at epoch {self.epoch + 1}, batch {self.batch + 1}: the run stopped before '
+                           'that update; lower the learning rate or set clip_grad, then -resume auto')
         if self.config.get('clip_grad'):
             torch.nn.utils.clip_grad_norm_(trainable(self.model), self.config['clip_grad'])
         self.optimizer.step()
@@ -143,7 +155,8 @@ class Trainer:
         if lowered:
             line += f', {lowered:.0%} of batches at a lowered scale'
         improved = False
-        if self.val_dataset and (self.epoch % self.config.get('epoch_val', 1) == 0 or self.epoch == self.config['epoch_max']):
+        due = self.epoch % self.config.get('epoch_val', 1) == 0 or self.epoch == self.config['epoch_max']
+        if self.val_dataset and due:
             scores = self.validate()
             line += ', PSNR ' + ', '.join(f'×{scale:g} {score:.3f}' for scale, score in scores.items())
             mean = sum(scores.values()) / len(scores)
@@ -166,7 +179,8 @@ class Trainer:
     def save(self, name: str) -> None:
         save_checkpoint(
             self.folder / name, self.model, self.config['model'], epoch=self.epoch, batch=self.batch, best=self.best,
-            loss_sum=self.loss_sum, lowered=self.lowered, random_state=random_state(), config=self.config,
+            global_batch=self.global_batch, loss_sum=self.loss_sum, lowered=self.lowered, random_state=random_state(),
+            config=self.config,
             optimizer={**self.config['optimizer'], 'sd': self.optimizer.state_dict()})
 
     def restore(self, checkpoint: dict, source: str) -> None:
@@ -175,6 +189,7 @@ class Trainer:
         self.optimizer.load_state_dict(checkpoint['optimizer']['sd'])
         self.epoch, self.batch, self.best = checkpoint['epoch'], checkpoint['batch'], checkpoint['best']
         self.loss_sum, self.lowered = checkpoint['loss_sum'], checkpoint['lowered']
+        self.earlier_batches = checkpoint['global_batch'] - self.run_batch
         restore_random_state(checkpoint['random_state'])
         changed = sorted(key for key in {*self.config, *checkpoint['config']}
                          if self.config.get(key) != checkpoint['config'].get(key))

@@ -10,8 +10,7 @@ A new model is one file in `encoders/` or `decoders/` with `@register('name')`: 
 import importlib
 import pkgutil
 
-from models import layers, posenc  # noqa: F401  (register themselves)
-from models import decoders, encoders
+from models import decoders, encoders, layers, posenc  # noqa: F401  (register themselves)
 
 for package in (encoders, decoders):
     for module in pkgutil.iter_modules(package.__path__):

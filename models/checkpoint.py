@@ -39,26 +39,29 @@ def build(checkpoint: dict, source: str) -> SRModel:
 
     Raises: UserError when the model is unknown, or the tensors are not exactly those it needs.
     """
-    spec = checkpoint['model']
-    args, state = released.translate(spec['name'], spec.get('args') or {}, spec['sd'])
-    model = make({'name': spec['name'], 'args': args}, checkpoint.get('data_norm'), path=f'{source}: model')
+    spec, state = released.translate(checkpoint['model'])
+    model = make(spec, checkpoint.get('data_norm'), path=f'{source}: model')
     load_state(model, state, source)
     return model
 
 
-def load_state(model: SRModel, state: dict, source: str) -> None:
-    """Loads tensors strictly; raises UserError that names what is missing, left over or of another shape."""
-    own = model.state_dict()
+def load_state(model: SRModel, state: dict, source: str, fresh: tuple[str, ...] = ()) -> None:
+    """Loads tensors strictly, but for those in `fresh`, which keep their values.
+
+    Raises: UserError that names what is missing, left over or of another shape.
+    """
+    own = {key: value for key, value in model.state_dict().items() if key not in fresh}
     problems = {
         'missing': [key for key in own if key not in state],
         'left over': [key for key in state if key not in own],
-        'of another shape': [key for key in own if key in state and own[key].shape != getattr(state[key], 'shape', None)],
+        'of another shape': [key for key in own if key in state
+                             and own[key].shape != getattr(state[key], 'shape', None)],
     }
     lines = [f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
              for what, keys in problems.items() if keys]
     if lines:
         raise UserError(f"{source}: its tensors are not those of this model: {'; '.join(lines)}")
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)  # what `fresh` leaves out is all that is missing
 
 
 def make(spec: dict, data_norm: dict | None = None, path: str = 'model') -> SRModel:
@@ -79,7 +82,7 @@ def load(path: str | Path, device: str | torch.device = 'cpu') -> SRModel:
     """A model that is ready to use: in eval mode, RIM folded, on `device`.
 
     Args:
-        path: a checkpoint file of ours or of the released programs, or the name of a model that needs no weights ('bicubic').
+        path: a checkpoint file of ours or of the released programs, or the name of a model without weights ('bicubic').
     Raises: UserError when there is no such file, or it is not a checkpoint that fits.
     """
     name = str(path)

@@ -6,7 +6,7 @@ import re
 
 from torch import Tensor
 
-from models.decoders.msit import POSENC, MSIT
+from models.decoders.msit import MSIT, POSENC
 from models.registry import register
 
 
@@ -26,7 +26,7 @@ def amsit(*, encoder_spec: dict, imnet_spec: dict, pb_spec: dict = POSENC, base_
                 reparam=reparam, reparam_init=reparam_init)
 
 
-# released tensor name → ours
+# released tensor name → ours; a number counts from one there and from zero here
 AMSIT_NAMES = (
     (r'^conv_ch\.', 'widen.'),
     (r'^amsno\.v\.', 'msno.modulation.'),
@@ -51,16 +51,18 @@ RENAMED = {'amsit': AMSIT_NAMES}
 UNUSED = re.compile(r'(^|\.)(sub_mean|add_mean)\.')  # EDSR's mean shift: stored, never applied
 
 
-def translate(name: str, args: dict, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
-    """Arguments and tensors of a released file → ours. A file that this project wrote passes unchanged.
+def translate(spec: dict) -> tuple[dict, dict[str, Tensor]]:
+    """The spec {'name', 'args'} and our names of the tensors of a checkpoint's 'model' entry.
 
-    A re-parameterised file is known by its tensors, since its arguments carry no flag.
+    A file that this project wrote passes unchanged. A re-parameterised file of the authors' is known by its tensors, since
+    its arguments carry no flag.
     """
-    state = {rename(name, key): value for key, value in state.items() if not UNUSED.search(key)}
+    name, args = spec['name'], spec.get('args') or {}
+    state = {rename(name, key): value for key, value in spec['sd'].items() if not UNUSED.search(key)}
     if name == 'amsit' and 'reparam' not in args and any(key.endswith('convmap.weight') for key in state):
         linear = any(key.endswith('linear.weight') for key in state)
         args = {**args, 'reparam': 'rim' if linear else 'refconv'}
-    return args, state
+    return {'name': name, 'args': args}, state
 
 
 def rename(name: str, key: str) -> str:
@@ -68,6 +70,5 @@ def rename(name: str, key: str) -> str:
     for pattern, ours in RENAMED.get(name, ()):
         match = re.match(pattern, key)
         if match:
-            numbers = (int(number) - 1 for number in match.groups())  # theirs count from one
-            return ours.format(*numbers) + key[match.end():]
+            return ours.format(*(int(number) - 1 for number in match.groups())) + key[match.end():]
     return key

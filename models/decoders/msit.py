@@ -10,8 +10,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from models.layers import sample_bilinear
-from models.msit.mssa import MSSA, ConventionalAttention, Maps
 from models.msit.msno import MSNO
+from models.msit.mssa import MSSA, ConventionalAttention, Maps
 from models.registry import MODELS, register
 from models.sr_model import SRModel
 

@@ -78,7 +78,7 @@ class LocalAttention(nn.Module):
 
     def forward(self, maps: Maps, coord: Tensor) -> Tensor:
         """Weighted value vectors at the queries: maps, (B, Q, 2) → (B, Q, K²·C), in the order (key, head, channel)."""
-        batch, channels, height, width = maps.query.shape
+        channels, height, width = maps.query.shape[1:]
         index_y, delta_y = nearest_window(coord[..., 0], height, self.radius)        # (B, Q), (B, Q, K)
         index_x, delta_x = nearest_window(coord[..., 1], width, self.radius)
         bias = self.position_bias(delta_y, delta_x).flatten(2, 3)                    # (B, Q, K², h)

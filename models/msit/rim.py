@@ -98,6 +98,12 @@ def fold(module: nn.Module) -> nn.Module:
     return module
 
 
+def map_parameters(module: nn.Module) -> list[str]:
+    """Names of the parameters below `module` that only a re-parameterised network has: those of the kernel maps."""
+    return [f'{path}.{name}' for path, layer in module.named_modules() if isinstance(layer, RefConv2d)
+            for name, _ in layer.named_parameters() if name != 'bias']
+
+
 @torch.no_grad()
 def init_fan_out(module: nn.Module, reparam_init: str) -> None:
     """Starts the convolutions below `module` from N(0, sqrt(2 / (k·k·out/groups))), biases at zero.

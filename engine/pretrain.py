@@ -1,0 +1,56 @@
+"""The start of the cumulative stage: a stage-1 checkpoint becomes a re-parameterised network (paper section III-D)."""
+from pathlib import Path
+
+from models import released
+from models.checkpoint import load_state, read_checkpoint
+from models.msit.rim import RefConv2d, map_parameters
+from models.sr_model import DEFAULT_NORM, SRModel
+from utils import UserError
+
+
+def load_stage1(model: SRModel, spec: dict, path: Path) -> tuple[str, int]:
+    """Copies a stage-1 checkpoint into `model`, kernel by kernel; the kernel maps of RIM or RefConv keep their start.
+
+    Works for a network without re-parameterisation too, which then simply trains on.
+
+    Args:
+        spec: {'name', 'args'} of the model.
+        path: a stage-1 file of ours or in the authors' layout.
+    Returns: a line that says what was mapped, and the batches that the file was trained for (0 where it does not say).
+    Raises: UserError when anything is left over on either side, or the file is of another method, width or stage.
+    """
+    checkpoint = read_checkpoint(path)
+    theirs, state = released.translate(checkpoint['model'])
+    args = theirs['args']
+    if family(theirs['name']) != family(spec['name']):
+        raise UserError(f"-pretrain {path}: holds a '{theirs['name']}', but the config's model is '{spec['name']}'")
+    if args.get('reparam', 'none') != 'none':
+        raise UserError(f"-pretrain {path}: is a second-stage file (reparam: {args['reparam']}); it needs a stage-1 file. "
+                        'To go on with a second stage use -resume')
+    norm = checkpoint.get('data_norm') or DEFAULT_NORM
+    if norm != model.data_norm:
+        raise UserError(f"-pretrain {path}: was trained with data_norm {norm}, but the config has {model.data_norm}")
+    try:
+        maps = map_parameters(model)
+        load_state(model, state, f'-pretrain {path}', fresh=tuple(maps))
+    except UserError as error:
+        differing = differences(args, spec.get('args') or {})
+        raise UserError(f'{error}; {differing}' if differing else str(error)) from None
+    frozen = [layer.weight.numel() for layer in model.modules() if isinstance(layer, RefConv2d)]
+    line = (f'pretrained from {path}: {len(state)} tensors copied, {len(frozen)} convolutions re-parameterised '
+            f'({sum(frozen):,} kernel weights frozen), {len(maps)} tensors of kernel maps start afresh')
+    return line, checkpoint.get('global_batch', 0)
+
+
+def family(name: str) -> str:
+    """The method behind a model's name: the authors call MSIT 'amsit'."""
+    return {'amsit': 'msit'}.get(name, name)
+
+
+def differences(theirs: dict, ours: dict) -> str:
+    """'file base_dim: 64, config base_dim: 256; …' for the arguments that differ, re-parameterisation aside."""
+    keys = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key) and not key.startswith('reparam'))
+
+    def listed(args: dict) -> str:
+        return ', '.join(f'{key}: {args.get(key, "(default)")}' for key in keys)
+    return f'the file has {listed(theirs)}; the config {listed(ours)}' if keys else ''

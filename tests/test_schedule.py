@@ -1,0 +1,99 @@
+"""Learning-rate schedules against the rates that the paper's program gives, and by hand."""
+import math
+from pathlib import Path
+
+import pytest
+
+from engine.config import TRAIN_KEYS, load_config
+from engine.schedule import SCHEDULES
+from utils import UserError
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'train'
+
+
+def schedule(**args):
+    return SCHEDULES.make({'name': 'warmup-cosine', 'args': args}, 'lr_schedule')
+
+
+def of_config(name: str):
+    """The schedule of a shipped config, and its base rate."""
+    config = load_config(CONFIGS / name, TRAIN_KEYS)
+    return SCHEDULES.make(config['lr_schedule'], 'lr_schedule'), config['optimizer']['args']['lr']
+
+
+@pytest.mark.parametrize(('epoch', 'printed'), [
+    (1, '1.00e-05'), (2, '1.18e-05'), (25, '5.32e-05'), (50, '9.82e-05'), (51, '1.00e-04'), (301, '8.55e-05'),
+    (551, '5.0e-05'), (1001, '6.4e-07')])
+def test_rates_of_the_paper(epoch, printed):
+    """Epochs counted from 1; the batch within the epoch does not matter."""
+    rate, base = of_config('train_edsr_baseline_MsIT.yaml')
+    digits = len(printed.split('e')[0]) - 2
+    for batch in (0, 999):
+        assert f'{rate(epoch - 1, (epoch - 1) * 1000 + batch, base):.{digits}e}' == printed
+
+
+def test_every_epoch_of_the_paper():
+    """Straight line, then a cosine that starts one epoch after the base rate: worked out for all 1050 epochs."""
+    rate, base = of_config('train_edsr_baseline_MsIT.yaml')
+    line = [1e-5 + (1e-4 - 1e-5) * done / 50 for done in range(51)]                  # epochs 1 to 51
+    cosine = [5e-5 * (1 + math.cos(math.pi * step / 1000)) for step in range(999)]   # epochs 52 to 1050
+    assert [rate(epoch, 0, base) for epoch in range(1050)] == pytest.approx(line + cosine, rel=1e-12)
+
+
+def test_all_faithful_configs_share_the_schedule():
+    expected, base = of_config('train_edsr_baseline_MsIT.yaml')
+    for name in ('train_edsr_baseline_MsIT_rim.yaml', 'train_rdn_baseline_MsIT.yaml', 'train_rdn_baseline_MsIT_rim.yaml'):
+        rate, same_base = of_config(name)
+        assert same_base == base == 1e-4
+        assert [rate(e, 0, base) for e in (0, 1, 300, 1000)] == [expected(e, 0, base) for e in (0, 1, 300, 1000)]
+
+
+def test_unit_batch_counts_batches_and_not_epochs():
+    rate, base = of_config('train_msit_s.yaml')  # 300 batches of warm-up from 0, then 10,700 of cosine to 0
+    expected = {0: 0, 150: 1e-3, 300: 2e-3, 301: 2e-3, 301 + 5350: 1e-3, 301 + 10700: 0}
+    for epoch in (0, 21):
+        assert {batch: rate(epoch, batch, base) for batch in expected} == pytest.approx(expected, abs=1e-12)
+
+
+def test_last_batches_of_the_small_config_are_nearly_zero():
+    """It has exactly as many batches as its schedule."""
+    config = load_config(CONFIGS / 'train_msit_s.yaml', TRAIN_KEYS)
+    batches = config['epoch_max'] * config['train_dataset']['epoch_batches']
+    args = config['lr_schedule']['args']
+    assert batches == args['warmup'] + args['cosine'] == 11000
+    rate, base = of_config('train_msit_s.yaml')
+    assert 0 < rate(21, batches - 1, base) < 1e-3 * base
+
+
+@pytest.mark.parametrize('unit', ['epoch', 'batch'])
+def test_reaches_zero_and_stays_there(unit):
+    rate = schedule(warmup=3, cosine=4, start_lr=0.1, unit=unit)
+    # 0.1, 0.4, 0.7 rise to 1; the cosine passes (1 ± cos 45°) / 2 and 1/2
+    half = math.sqrt(0.5) / 2
+    expected = [0.1, 0.4, 0.7, 1, 1, 0.5 + half, 0.5, 0.5 - half, 0, 0, 0]
+    rates = [rate(i, 999, 1.0) if unit == 'epoch' else rate(999, i, 1.0) for i in range(11)]
+    assert rates == pytest.approx(expected, abs=1e-12)
+    far = rate(10 ** 6, 10 ** 6, 1.0)
+    assert min([*rates, far]) >= 0 and far == pytest.approx(0, abs=1e-12)
+
+
+def test_without_warmup_starts_at_the_base_rate():
+    rate = schedule(warmup=0, cosine=2, start_lr=0.5)
+    assert [rate(i, 0, 3.0) for i in range(4)] == pytest.approx([3, 3, 1.5, 0])
+
+
+def test_constant():
+    rate = SCHEDULES.make({'name': 'constant'}, 'lr_schedule')
+    assert [rate(epoch, batch, 3e-4) for epoch, batch in ((0, 0), (7, 9), (10 ** 5, 10 ** 8))] == [3e-4] * 3
+
+
+@pytest.mark.parametrize(('args', 'told'), [
+    ({'warmup': 50, 'cosine': 1000, 'unit': 'step'}, "'step', expected one of epoch, batch"),
+    ({'warmup': -1, 'cosine': 1000}, '-1 and 1000'), ({'warmup': 50, 'cosine': 0}, '50 and 0'),
+    ({'warmup': 50, 'cosine': 1000, 'start_lr': -1e-5}, 'start_lr'),
+    ({'warmup': 50, 'cosine': 1000, 'start_lr': 'a'}, 'start_lr'),
+])
+def test_bad_values(args, told):
+    with pytest.raises(UserError) as error:
+        schedule(**args)
+    assert str(error.value).startswith('lr_schedule.args: ') and told in str(error.value)

@@ -1,0 +1,569 @@
+"""train.py: what a run writes, exact resuming, one training step by hand, refusals, and every shipped config."""
+import contextlib
+import copy
+import hashlib
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import engine.trainer
+import models
+import train
+from engine.cli import run
+from engine.config import TRAIN_KEYS, load_config
+from engine.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCHES = 3  # of an epoch
+
+
+class Done(NamedTuple):
+    """How a command ended: exit status, and what it printed."""
+    status: int
+    out: str
+    err: str
+
+
+class Lab:
+    """A folder with pictures and a tiny config, in which train.py is called."""
+
+    def __init__(self, folder: Path, config: dict, capsys, monkeypatch):
+        self.folder, self.config, self.capsys, self.monkeypatch = folder, config, capsys, monkeypatch
+
+    def write_config(self, **changes) -> Path:
+        """The config with top-level keys replaced, as a file. None removes a key."""
+        config = {key: value for key, value in {**self.config, **changes}.items() if value is not None}
+        path = self.folder / 'tiny.yaml'
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    def train(self, name: str, *options, **changes) -> Done:
+        """Runs train.py in this process."""
+        arguments = ['-config', self.write_config(**changes), '-name', name, '-device', 'cpu', *options]
+        self.monkeypatch.setattr(sys, 'argv', ['train.py', *map(str, arguments)])
+        self.capsys.readouterr()
+        try:
+            run(train.main)
+            status = 0
+        except SystemExit as leaving:
+            status = leaving.code
+        return Done(status, *self.capsys.readouterr())
+
+    def trainer(self, name: str = 'direct', resume: Path | None = None, **changes) -> Trainer:
+        config = load_config(self.write_config(**changes), TRAIN_KEYS)
+        return Trainer(config, self.save(name), self.folder / 'data', torch.device('cpu'), resume)
+
+    def save(self, name: str, file: str = '') -> Path:
+        return self.folder / 'save' / name / file
+
+    def loaded(self, name: str, file: str = 'epoch-last.pth') -> dict:
+        return torch.load(self.save(name, file), weights_only=True)
+
+    def with_workers(self, count: int) -> dict:
+        return {**self.config['train_dataset'], 'num_workers': count}
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch, capsys, tiny_msit) -> Lab:
+    pictures = tmp_path / 'data/pictures'
+    pictures.mkdir(parents=True)
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 44, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(pictures / f'{number}.png')
+    folder = {'name': 'image-folder', 'args': {'root_path': 'pictures'}}
+    config = {
+        'train_dataset': {
+            'dataset': folder,
+            'wrapper': {'name': 'sr-implicit-downsampled', 'args': {'inp_size': 8, 'sample_q': 16}},
+            'batch_size': 2, 'epoch_batches': BATCHES, 'num_workers': 0,
+        },
+        'val_dataset': {
+            'dataset': {'name': 'image-folder', 'args': {'root_path': 'pictures', 'first_k': 1}},
+            'wrapper': {'name': 'sr-evaluation', 'args': {'name': 'V', 'protocol': 'div2k', 'scales': [2, 3], 'crop': 24}},
+        },
+        'model': tiny_msit,
+        'optimizer': {'name': 'adam', 'args': {'lr': 1e-3}},
+        'lr_schedule': {'name': 'warmup-cosine', 'args': {'start_lr': 2e-4, 'warmup': 2, 'cosine': 4, 'unit': 'batch'}},
+        'epoch_max': 2, 'epoch_save': 1,
+    }
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine.trainer, 'SCALAR_EVERY', 1)
+    return Lab(tmp_path, config, capsys, monkeypatch)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file below a folder, and a hash of its content."""
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in sorted(folder.rglob('*')) if file.is_file()}
+
+
+def differences(a: object, b: object, path: str = '') -> list[str]:
+    """Paths at which two checkpoints differ in a single bit."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [line for key in a for line in differences(a[key], b[key], f'{path}.{key}')]
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
+        return [line for i, pair in enumerate(zip(a, b)) for line in differences(*pair, f'{path}[{i}]')]
+    same = torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
+    return [] if same else [path]
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of every curve that a run wrote for TensorBoard."""
+    events = EventAccumulator(str(folder / 'tensorboard'), size_guidance={'scalars': 0})
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()['scalars']}
+
+
+def epoch_lines(log: Path) -> list[str]:
+    """The log's line of each epoch, without the clock and the time left."""
+    return [re.sub(r', \S+ left$', '', line[20:]) for line in log.read_text().splitlines() if line[20:].startswith('epoch ')]
+
+
+@contextlib.contextmanager
+def after_step(monkeypatch, number: int, action):
+    """Calls action(trainer) right after training step `number` (from 1)."""
+    original, done = Trainer.train_step, []
+
+    def step(trainer, sample):
+        result = original(trainer, sample)
+        done.append(result)
+        if len(done) == number:
+            action(trainer)
+        return result
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, 'train_step', step)
+        yield
+
+
+def one_error_line(done: Done, *parts: str) -> bool:
+    """Whether stderr is exactly one line that carries all `parts`."""
+    return done.err.count('\n') == 1 and done.err.endswith('\n') and all(part in done.err for part in parts)
+
+
+# what a run writes
+
+def test_run_writes_its_folder(lab):
+    done = lab.train('run')
+    assert (done.status, done.err) == (0, '')
+    files = {path.name for path in lab.save('run').iterdir()}
+    assert files == {'config.yaml', 'log.txt', 'tensorboard', 'epoch-last.pth', 'epoch-best.pth', 'epoch-1.pth', 'epoch-2.pth'}
+    assert load_config(lab.save('run', 'config.yaml'), TRAIN_KEYS) == load_config(lab.folder / 'tiny.yaml', TRAIN_KEYS)
+    log = lab.save('run', 'log.txt').read_text()
+    assert [line[20:] for line in log.splitlines()] == done.out.splitlines()
+    assert re.search(r'epoch 2/2: loss 0\.\d{4}, lr 5\.00e-04, PSNR ×2 \d+\.\d{3}, ×3 \d+\.\d{3}', log)  # cosine at 2 of 4
+    curves = scalars(lab.save('run'))
+    assert set(curves) == {'train/loss', 'train/lr', 'train/lowered_scales', 'val/psnr_x2', 'val/psnr_x3'}
+    assert [step for step, _ in curves['train/loss']] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in curves['val/psnr_x2']] == [step for step, _ in curves['val/psnr_x3']] == [3, 6]
+    mean = np.mean([value for _, value in curves['train/loss'][3:]])
+    assert f'epoch 2/2: loss {mean:.4f}' in log
+    assert f'×3 {curves["val/psnr_x3"][1][1]:.3f}' in log
+
+
+def test_base_is_resolved_in_the_run_folder(lab):
+    lab.write_config()
+    (lab.folder / 'child.yaml').write_text('base: tiny.yaml\nepoch_max: 1\nmodel: {args: {reparam: rim}}\n')
+    lab.monkeypatch.setattr(sys, 'argv', ['train.py', '--config', 'child.yaml', '--device', 'cpu'])
+    run(train.main)
+    resolved = yaml.safe_load(lab.save('child', 'config.yaml').read_text())
+    expected = copy.deepcopy({**lab.config, 'epoch_max': 1})
+    expected['model']['args']['reparam'] = 'rim'
+    assert resolved == expected
+
+
+@pytest.mark.parametrize('file', ['epoch-last.pth', 'epoch-best.pth', 'epoch-1.pth'])
+def test_checkpoints_give_working_models(lab, file):
+    lab.train('run')
+    content = lab.loaded('run', file)
+    assert content['model']['name'] == 'msit' and content['model']['args'] == lab.config['model']['args']
+    fresh = models.make(lab.config['model'])
+    fresh.load_state_dict(content['model']['sd'])
+    lr = torch.rand(1, 3, 7, 9, generator=torch.Generator().manual_seed(0))
+    upscaled = models.load(lab.save('run', file)).upscale(lr, (16, 23))
+    assert upscaled.shape == (1, 3, 16, 23)
+    assert torch.allclose(upscaled, fresh.eval().upscale(lr, (16, 23)), atol=1e-6)
+
+
+def test_saved_epochs_differ_and_count(lab):
+    lab.train('run', epoch_max=3, epoch_save=2)
+    assert not lab.save('run', 'epoch-1.pth').exists() and not lab.save('run', 'epoch-3.pth').exists()
+    second, last = lab.loaded('run', 'epoch-2.pth'), lab.loaded('run')
+    assert (second['epoch'], last['epoch'], last['batch']) == (2, 3, 0)
+    assert differences(second['model']['sd'], last['model']['sd'])
+    assert {int(state['step']) for state in second['optimizer']['sd']['state'].values()} == {2 * BATCHES}
+
+
+def test_best_is_the_epoch_of_the_highest_mean(lab):
+    scores = iter([{2: 20.0, 3: 30.0}, {2: 27.0, 3: 25.0}, {2: 31.0, 3: 20.0}, {2: 25.9, 3: 26.0}])
+    lab.monkeypatch.setattr(Trainer, 'validate', lambda trainer: next(scores))
+    lab.train('run', epoch_max=3)
+    assert (lab.loaded('run', 'epoch-best.pth')['epoch'], lab.loaded('run', 'epoch-best.pth')['best']) == (2, 26.0)
+    assert lab.train('run', '-resume', 'auto', epoch_max=4).status == 0
+    assert lab.loaded('run', 'epoch-best.pth')['epoch'] == 2 and lab.loaded('run')['best'] == 26.0
+
+
+def test_validates_every_epoch_val_and_at_the_end(lab):
+    validated = []
+    lab.monkeypatch.setattr(Trainer, 'validate', lambda trainer: validated.append(trainer.epoch) or {2: 1.0})
+    lab.train('run', epoch_max=5, epoch_val=2)
+    assert validated == [2, 4, 5]
+
+
+def test_without_validation(lab):
+    assert lab.train('run', val_dataset=None, epoch_save=None).status == 0
+    assert {path.name for path in lab.save('run').glob('*.pth')} == {'epoch-last.pth'}
+
+
+# resuming
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_resumed_after_an_epoch_is_the_same_run(lab, workers):
+    common = {'train_dataset': lab.with_workers(workers)}
+    assert lab.train('whole', **common).status == 0
+    assert lab.train('parts', epoch_max=1, **common).status == 0
+    assert lab.loaded('parts')['epoch'] == 1
+    done = lab.train('parts', '-resume', 'auto', **common)
+    assert done.status == 0 and 'after epoch 1, batch 0; changed since: epoch_max' in done.out
+    assert differences(lab.loaded('whole'), lab.loaded('parts')) == []
+    assert epoch_lines(lab.save('parts', 'log.txt')) == [
+        epoch_lines(lab.save('whole', 'log.txt'))[0].replace('1/2', '1/1'), epoch_lines(lab.save('whole', 'log.txt'))[1]]
+
+
+def test_workers_change_nothing(lab):
+    lab.train('none')
+    lab.train('two', train_dataset=lab.with_workers(2))
+    none, two = lab.loaded('none'), lab.loaded('two')
+    for content in (none, two):
+        content.pop('config')
+    assert differences(none, two) == []
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['SIGINT', 'SIGTERM'])
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('step', [1, BATCHES, BATCHES + 2])
+def test_stopped_by_a_signal_is_the_same_run(lab, number, workers, step):
+    """Step 1 is amid the first epoch, step 3 its last one, step 5 amid the second."""
+    common = {'train_dataset': lab.with_workers(workers), 'epoch_max': 3}
+    assert lab.train('whole', **common).status == 0
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with after_step(lab.monkeypatch, step, lambda trainer: os.kill(os.getpid(), number)):
+        done = lab.train('parts', **common)
+    assert done.status == 130 and one_error_line(done, 'interrupted', 'save/parts/epoch-last.pth', '-resume auto')
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    stopped = lab.loaded('parts')
+    assert stopped['epoch'] * BATCHES + stopped['batch'] == step
+
+    assert lab.train('parts', '-resume', 'auto', **common).status == 0
+    whole, parts = lab.loaded('whole'), lab.loaded('parts')
+    assert differences(whole, parts) == []
+    assert epoch_lines(lab.save('parts', 'log.txt')) == epoch_lines(lab.save('whole', 'log.txt'))
+    assert scalars(lab.save('parts')) == scalars(lab.save('whole'))
+
+
+def test_second_signal_stops_at_once(lab):
+    def twice(trainer):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert lab.train('run', epoch_max=1).status == 0
+    before = hashes(lab.save('run'))['epoch-last.pth']
+    with after_step(lab.monkeypatch, 2, twice):
+        done = lab.train('run', '-resume', 'auto', epoch_max=3)
+    assert done.status == 130 and one_error_line(done, 'interrupted')
+    assert hashes(lab.save('run'))['epoch-last.pth'] == before
+
+
+KILLED = '''
+import os, signal, sys
+sys.path.insert(0, sys.argv.pop(1))
+import train
+from engine.cli import run
+from engine.trainer import Trainer
+original, done = Trainer.train_step, []
+def step(trainer, sample):
+    done.append(original(trainer, sample))
+    if len(done) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done[-1]
+Trainer.train_step = step
+run(train.main)
+'''
+
+
+def test_killed_run_continues_from_its_last_checkpoint(lab):
+    assert lab.train('whole', epoch_max=3).status == 0
+    command = [sys.executable, '-c', KILLED, str(ROOT), '-config', 'tiny.yaml', '-name', 'killed', '-device', 'cpu']
+    killed = subprocess.run(command, cwd=lab.folder, capture_output=True, text=True, timeout=120)
+    assert (killed.returncode, killed.stderr) == (-signal.SIGKILL, '')
+    assert lab.loaded('killed')['epoch'] == 1
+    assert lab.train('killed', '-resume', 'auto', epoch_max=3).status == 0
+    assert differences(lab.loaded('whole'), lab.loaded('killed')) == []
+    assert not list(lab.save('killed').glob('.*'))
+
+
+def test_resume_auto_with_nothing_starts_afresh(lab):
+    assert lab.train('plain').status == 0
+    done = lab.train('fresh', '-resume', 'auto')
+    assert done.status == 0 and 'resumed' not in done.out
+    assert differences(lab.loaded('plain'), lab.loaded('fresh')) == []
+
+
+def test_resume_from_a_named_file(lab):
+    assert lab.train('a').status == 0
+    before = hashes(lab.save('a'))
+    done = lab.train('b', '--resume', lab.save('a', 'epoch-1.pth'))
+    assert done.status == 0 and 'epoch-1.pth after epoch 1, batch 0\n' in done.out
+    assert differences(lab.loaded('a'), lab.loaded('b')) == []
+    assert hashes(lab.save('a')) == before and not lab.save('b', 'epoch-1.pth').exists()
+
+
+def test_resuming_a_finished_run_changes_no_weights(lab):
+    assert lab.train('run').status == 0
+    before = hashes(lab.save('run'))
+    assert lab.train('run', '-resume', 'auto').status == 0
+    after = hashes(lab.save('run'))
+    assert {name: after[name] for name in after if name.endswith('.pth')} == \
+           {name: before[name] for name in before if name.endswith('.pth')}
+
+
+def test_changed_keys_are_named_in_the_log(lab):
+    lab.train('run')
+    lab.train('run', '-resume', 'auto', epoch_max=3, clip_grad=0.5, lr_schedule=None)
+    line = next(line for line in lab.save('run', 'log.txt').read_text().splitlines() if 'resumed' in line)
+    assert line.endswith('after epoch 2, batch 0; changed since: clip_grad, epoch_max, lr_schedule')
+    lab.train('run', '-resume', 'auto', epoch_max=3, clip_grad=0.5, lr_schedule=None)
+    assert lab.save('run', 'log.txt').read_text().splitlines()[-2].endswith('after epoch 3, batch 0')
+
+
+# refusals
+
+def test_existing_run_is_refused(lab):
+    assert lab.train('run').status == 0
+    before = hashes(lab.folder / 'save')
+    done = lab.train('run')
+    assert done.status == 2 and one_error_line(done, 'error: save/run', '-resume auto')
+    assert hashes(lab.folder / 'save') == before
+
+
+def drop(*keys):
+    def edit(content: dict) -> None:
+        for key in keys:
+            content.pop(key)
+    return edit
+
+
+@pytest.mark.parametrize('edit', [
+    drop('optimizer'),
+    drop('epoch', 'batch', 'best', 'loss_sum', 'lowered', 'random_state', 'config', 'optimizer'),
+    drop('batch'),
+    drop('random_state'),
+    drop('config'),
+    lambda content: content.update(optimizer=None),
+    lambda content: content['optimizer'].pop('sd'),
+    lambda content: content['model']['sd'].pop('widen.weight'),
+    lambda content: content.update(random_state={'torch': 3}),
+], ids=['no optimizer', 'weights only', 'no batch', 'no random state', 'no config', 'optimizer None', 'no optimizer state',
+        'tensor missing', 'bad random state'])
+def test_file_that_holds_no_run_is_refused(lab, edit):
+    lab.train('run', epoch_max=1)
+    content = lab.loaded('run')
+    edit(content)
+    torch.save(content, lab.folder / 'other.pth')
+    done = lab.train('new', '-resume', 'other.pth')
+    assert done.status == 2 and one_error_line(done, 'error: other.pth')
+    assert not lab.save('new').exists()
+
+
+def test_missing_file_to_resume_is_refused(lab):
+    done = lab.train('new', '-resume', 'nowhere.pth')
+    assert done.status == 2 and one_error_line(done, 'error: nowhere.pth')
+    assert not (lab.folder / 'save').exists()
+
+
+@pytest.mark.parametrize('changes', [
+    {'optimizer': {'name': 'sgd', 'args': {'lr': 0.1}}},
+    {'model': {'name': 'edsr-baseline', 'args': {}}},
+], ids=['optimizer', 'model'])
+def test_run_of_another_kind_is_not_continued(lab, changes):
+    lab.train('run', epoch_max=1)
+    before = hashes(lab.save('run'))
+    done = lab.train('run', '-resume', 'auto', **changes)
+    assert done.status == 2 and one_error_line(done, 'save/run/epoch-last.pth')
+    assert hashes(lab.save('run')) == before
+
+
+@pytest.mark.parametrize('key', ['crop', 'lr_path'])
+def test_unusable_validation_set_is_found_before_training(lab, key):
+    """A picture too small for its protocol, or a missing folder of LR pictures, must not cost an epoch."""
+    args = {'name': 'V', 'protocol': 'benchmark', 'scales': [2], **({'crop': 4} if key == 'crop' else {'lr_path': 'nowhere'})}
+    done = lab.train('run', val_dataset={**lab.config['val_dataset'], 'wrapper': {'name': 'sr-evaluation', 'args': args}})
+    assert done.status == 2 and one_error_line(done)
+    assert not lab.save('run').exists()
+
+
+# one step by hand
+
+NORM = {'inp': {'sub': [0.4], 'div': [0.5]}, 'gt': {'sub': [0.4, 0.45, 0.5], 'div': [0.25, 0.5, 1.0]}}
+SGD = {'optimizer': {'name': 'sgd', 'args': {'lr': 0.5}}, 'lr_schedule': None, 'data_norm': NORM}
+
+
+def first_batch(trainer: Trainer) -> dict:
+    trainer.sampler.set_position(0, 0)
+    return next(iter(trainer.loader))
+
+
+def loss_by_hand(trainer: Trainer, sample: dict) -> tuple[torch.nn.Module, torch.Tensor]:
+    """A copy of the model, and the mean absolute difference of (x − sub) / div on the batch."""
+    model = copy.deepcopy(trainer.model).train()
+    prediction = model(sample['inp'], sample['coord'], sample['cell'])
+    sub, div = torch.tensor(NORM['gt']['sub']), torch.tensor(NORM['gt']['div'])
+    difference = (prediction - sub) / div - (sample['gt'] - sub) / div
+    return model, difference.abs().sum() / (2 * 16 * 3)                              # batch, queries, channels
+
+
+def test_loss_is_l1_on_normalised_rgb(lab):
+    trainer = lab.trainer(**SGD)
+    _, expected = loss_by_hand(trainer, first_batch(trainer))
+    trainer.train()
+    curve = scalars(lab.save('direct'))['train/loss']
+    assert curve[0] == (1, pytest.approx(expected.item(), rel=1e-5))
+
+
+@pytest.mark.parametrize('clip', [None, 0.01, 1e6], ids=['unclipped', 'clipped', 'limit not reached'])
+def test_sgd_update(lab, clip):
+    """w ← w − lr·g, with g scaled to the norm of clip_grad where it is longer."""
+    trainer = lab.trainer(**SGD, clip_grad=clip)
+    sample = first_batch(trainer)
+    model, loss = loss_by_hand(trainer, sample)
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients))
+    assert 0.02 < norm < 1e5
+    factor = clip / norm if clip == 0.01 else 1.0
+    expected = [p.detach() - 0.5 * factor * g for p, g in zip(model.parameters(), gradients)]
+    trainer.model.train()
+    value, rate = trainer.train_step(sample)
+    assert (value, rate) == (pytest.approx(loss.item(), rel=1e-5), 0.5)
+    moved = 0.0
+    for old, new, right in zip(model.parameters(), trainer.model.parameters(), expected):
+        assert torch.allclose(new, right, atol=1e-6, rtol=1e-5)
+        moved += (new - old).square().sum().item()
+    assert math.sqrt(moved) == pytest.approx(0.5 * factor * norm, rel=2e-3)
+
+
+@pytest.mark.parametrize('unit, expected', [
+    ('batch', [2e-4, 6e-4, 1e-3, 1e-3, 8.535534e-4, 5e-4, 1.464466e-4, 0, 0]),
+    ('epoch', [2e-4] * 3 + [6e-4] * 3 + [1e-3] * 3),
+])
+def test_rate_of_each_step_follows_the_schedule(lab, unit, expected):
+    """Warm-up from 2e-4 to 1e-3 in 2 units, a cosine over 4; a stop in between must not move it."""
+    used = []
+    original = torch.optim.Adam.step
+    lab.monkeypatch.setattr(torch.optim.Adam, 'step', lambda self: used.append(self.param_groups[0]['lr']) or original(self))
+    schedule = {'name': 'warmup-cosine', 'args': {'start_lr': 2e-4, 'warmup': 2, 'cosine': 4, 'unit': unit}}
+    with after_step(lab.monkeypatch, 4, lambda trainer: trainer.request_stop(0, None)):
+        assert lab.train('run', epoch_max=3, lr_schedule=schedule).status == 130
+    assert lab.train('run', '-resume', 'auto', epoch_max=3, lr_schedule=schedule).status == 0
+    assert used == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert [value for _, value in scalars(lab.save('run'))['train/lr']] == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+# non-finite losses
+
+def test_exploding_rate_stops_the_run(lab):
+    assert lab.train('run', epoch_max=1, lr_schedule=None).status == 0
+    before = hashes(lab.save('run'))
+    done = lab.train('run', '-resume', 'auto', lr_schedule=None, optimizer={'name': 'sgd', 'args': {'lr': 1e30}},
+                     **{'epoch_max': 2}) if False else \
+        lab.train('run', '-resume', 'auto', lr_schedule=None, optimizer={'name': 'adam', 'args': {'lr': 1e30}})
+    assert done.status == 1 and one_error_line(done, 'loss', 'epoch 2, batch 2')
+    after = hashes(lab.save('run'))
+    assert {name: after[name] for name in after if name.endswith('.pth')} == \
+           {name: before[name] for name in before if name.endswith('.pth')}
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_loss_that_is_no_number_names_epoch_and_batch(lab, value):
+    with after_step(lab.monkeypatch, 4, lambda trainer: trainer.model.imnet.register_forward_hook(
+            lambda module, inputs, output: output * value)):
+        done = lab.train('run')
+    assert done.status == 1 and one_error_line(done, str(value), 'epoch 2, batch 2')
+    assert lab.loaded('run')['epoch'] == 1
+    assert lab.train('run', '-resume', 'auto').status == 0
+    assert lab.train('whole').status == 0
+    assert differences(lab.loaded('whole'), lab.loaded('run')) == []
+
+
+def test_weights_that_blew_up_are_not_saved(lab):
+    """The update of an epoch's last batch can ruin the weights although its own loss was finite."""
+    assert lab.train('run', epoch_max=1).status == 0
+    before = hashes(lab.save('run'))['epoch-last.pth']
+
+    def ruin(trainer):
+        for parameter in trainer.model.parameters():
+            parameter.data.fill_(math.nan)
+    with after_step(lab.monkeypatch, BATCHES, ruin):
+        done = lab.train('run', '-resume', 'auto', epoch_max=3)
+    assert done.status == 1 and one_error_line(done, 'epoch 2')
+    assert hashes(lab.save('run'))['epoch-last.pth'] == before
+
+
+# data
+
+def test_damaged_training_picture_is_named_in_one_line(lab):
+    (lab.folder / 'data/pictures/2.png').write_bytes((lab.folder / 'data/pictures/2.png').read_bytes()[:1000])
+    for workers in (0, 2):
+        done = lab.train(f'run{workers}', train_dataset=lab.with_workers(workers))
+        assert done.status == 2 and one_error_line(done, 'error: ', 'pictures/2.png')
+        assert 'Traceback' not in done.err
+
+
+# the shipped configs
+
+SHIPPED = {  # trainable parameters
+    'train_edsr_baseline_MsIT': 8_123_980,
+    'train_edsr_baseline_MsIT_rim': 6_047_308,
+    'train_rdn_baseline_MsIT': 28_877_516,
+    'train_rdn_baseline_MsIT_rim': 26_800_844,
+    'train_msit_s': 634_488,
+}
+
+
+def test_every_shipped_config_is_listed():
+    assert {path.stem for path in (ROOT / 'configs/train').glob('*.yaml')} >= set(SHIPPED)
+
+
+@pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT / 'configs/train').glob('*.yaml')))
+def test_shipped_config_takes_a_step(lab, name):
+    """Model, optimiser and schedule as shipped; data, sizes and lengths shrunk. Nothing big is written."""
+    config = load_config(ROOT / f'configs/train/{name}.yaml', TRAIN_KEYS)
+    spec, validation = config['train_dataset'], config['val_dataset']
+    spec['dataset'] = {'name': 'image-folder', 'args': {'root_path': 'pictures'}}
+    spec['wrapper']['args'].update(inp_size=6, sample_q=16)
+    spec.update(batch_size=2, epoch_batches=1, num_workers=0)
+    validation['dataset'] = {'name': 'image-folder', 'args': {'root_path': 'pictures', 'first_k': 1}}
+    validation['wrapper']['args'].update(scales=[2], crop=24)
+    config['epoch_max'] = 1
+
+    saved = []
+    lab.monkeypatch.setattr(engine.trainer, 'save_checkpoint', lambda path, *args, **state: saved.append(path.name))
+    path = lab.folder / f'{name}.yaml'
+    path.write_text(yaml.safe_dump(config))
+    trainer = Trainer(load_config(path, TRAIN_KEYS), lab.save(name), lab.folder / 'data', torch.device('cpu'))
+    trainer.train()
+    parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in parameters) == SHIPPED.get(name, sum(p.numel() for p in parameters))
+    assert all(int(trainer.optimizer.state[p]['step']) == 1 and p.grad.isfinite().all() for p in parameters)
+    assert any(p.grad.abs().sum() > 0 for p in parameters)
+    assert saved == ['epoch-last.pth', 'epoch-best.pth']
+    assert math.isfinite(trainer.best) and trainer.epoch == 1
