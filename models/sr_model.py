@@ -5,6 +5,7 @@ Shapes: B batch, H×W the LR grid, h×w the output grid, Q queries.
 A model implements `encode(lr) → latent` and `query(latent, coord, cell) → rgb`, both in normalised units; there is no
 hidden state between the two. Normalisation, the scattered path (`forward`) and the grid path (`upscale`) are here.
 """
+import math
 from typing import Any
 
 import torch
@@ -56,11 +57,12 @@ class SRModel(nn.Module):
     def data_norm(self, norm: dict) -> None:
         for side in ('inp', 'gt'):
             for key in ('sub', 'div'):
-                buffer = torch.tensor(norm[side][key], dtype=torch.float32)
-                if buffer.shape not in ((1,), (3,)) or not buffer.isfinite().all() or (key == 'div' and 0 in buffer):
-                    raise UserError(f'data_norm.{side}.{key}: expected 1 or 3 numbers (of div none zero), '
-                                    f'got {norm[side][key]!r}')
-                setattr(self, f'{side}_{key}', buffer.to(getattr(self, f'{side}_{key}')))
+                values = norm[side][key]
+                numbers = all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+                if len(values) not in (1, 3) or not numbers or (key == 'div' and 0 in values):
+                    raise UserError(f'data_norm.{side}.{key}: expected 1 or 3 numbers (of div none zero), got {values!r}')
+                name = f'{side}_{key}'
+                setattr(self, name, getattr(self, name).new_tensor(values))
 
     def normalise_lr(self, lr: Tensor) -> Tensor:
         """LR RGB in [0, 1], (B, 3, H, W) → normalised."""

@@ -205,7 +205,8 @@ def test_missing_and_empty_folders(tmp_path):
 @pytest.mark.parametrize('args', [{'cache': 'ram'}, {'repeat': 0}, {'first_k': 0}, {'first_k': -1}])
 def test_wrong_arguments_of_a_folder(tmp_path, args):
     colours(tmp_path, a=1)
-    told = message(datasets.DATASETS.make, {'name': 'image-folder', 'args': {'root_path': '.', **args}}, 'd', data_root=tmp_path)
+    spec = {'name': 'image-folder', 'args': {'root_path': '.', **args}}
+    told = message(datasets.DATASETS.make, spec, 'd', data_root=tmp_path)
     assert told.startswith('d.args: ') and next(iter(args)) in told
 
 
@@ -352,7 +353,8 @@ def test_all_pixels_at_scale_one():
 
 
 def same(one: dict, other: dict) -> bool:
-    return all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one) and one.keys() == other.keys()
+    assert one.keys() == other.keys()
+    return all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one)
 
 
 def test_a_sample_follows_from_its_draw():
@@ -493,7 +495,8 @@ def test_epoch_of_one_pass():
 def test_epoch_of_given_length(epoch_batches):
     """Fewer or more pictures than there are: permutation after permutation."""
     epoch = list(sampler(epoch_batches=epoch_batches))
-    assert [len(batch) for batch in epoch] == [4] * epoch_batches and len(sampler(epoch_batches=epoch_batches)) == epoch_batches
+    assert [len(batch) for batch in epoch] == [4] * epoch_batches
+    assert len(sampler(epoch_batches=epoch_batches)) == epoch_batches
     order = indices(epoch)
     passes = [order[start:start + 10] for start in range(0, len(order), 10)]
     for one in passes[:-1]:

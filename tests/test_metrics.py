@@ -192,7 +192,8 @@ def black_rows(tmp_path, **settings) -> tuple[list[dict], Black, list]:
     """Black against two grey pictures, 51 / 255 = 0.2 and 102 / 255 = 0.4, of 41 × 36 pixels."""
     for name, grey in (('a.png', 51), ('b.png', 102)):
         Image.fromarray(np.full((41, 36, 3), grey, np.uint8)).save(tmp_path / name)
-    dataset = Evaluation(dataset=ImageFolder(data_root=tmp_path, root_path='.'), data_root=tmp_path, name='Greys', **settings)
+    pictures = ImageFolder(data_root=tmp_path, root_path='.')
+    dataset = Evaluation(dataset=pictures, data_root=tmp_path, name='Greys', **settings)
     model, saved = Black(), []
     rows = evaluate(model, dataset, torch.device('cpu'), 'black', lambda *picture: saved.append(picture))
     return rows, model, saved

@@ -557,7 +557,7 @@ def test_a_malicious_checkpoint_runs_nothing(tmp_path, plain):
     target, path = tmp_path / 'written', tmp_path / 'evil.pth'
     content = {'model': {'name': 'bicubic', 'args': {}, 'sd': {}}, 'extra': Malicious(target)}
     if plain:
-        path.write_bytes(pickle.dumps(content))
+        path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path)
     with user_error(str(path), 'more than tensors and plain values'):

@@ -9,6 +9,7 @@ from engine.schedule import SCHEDULES
 from utils import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'train'
+SMALL = sorted(CONFIGS.glob('train_msit_s*.yaml'))
 
 
 def schedule(**args):
@@ -55,14 +56,15 @@ def test_unit_batch_counts_batches_and_not_epochs():
         assert {batch: rate(epoch, batch, base) for batch in expected} == pytest.approx(expected, abs=1e-12)
 
 
-def test_last_batches_of_the_small_config_are_nearly_zero():
-    """It has exactly as many batches as its schedule."""
-    config = load_config(CONFIGS / 'train_msit_s.yaml', TRAIN_KEYS)
+@pytest.mark.parametrize('path', SMALL, ids=[path.stem for path in SMALL])
+def test_small_configs_end_with_their_schedule(path):
+    """Each has exactly as many batches as its schedule: the last rates are nearly zero."""
+    config = load_config(path, TRAIN_KEYS)
     batches = config['epoch_max'] * config['train_dataset']['epoch_batches']
     args = config['lr_schedule']['args']
-    assert batches == args['warmup'] + args['cosine'] == 11000
-    rate, base = of_config('train_msit_s.yaml')
-    assert 0 < rate(21, batches - 1, base) < 1e-3 * base
+    assert args['unit'] == 'batch' and batches == args['warmup'] + args['cosine']
+    rate, base = of_config(path.name)
+    assert 0 < rate(0, batches - 1, base) < 1e-3 * base
 
 
 @pytest.mark.parametrize('unit', ['epoch', 'batch'])

@@ -3,6 +3,7 @@ import contextlib
 import copy
 import hashlib
 import math
+import multiprocessing
 import os
 import re
 import signal
@@ -109,6 +110,11 @@ def hashes(folder: Path) -> dict[str, str]:
             for file in sorted(folder.rglob('*')) if file.is_file()}
 
 
+def checkpoints_of(files: dict[str, str]) -> dict[str, str]:
+    """The checkpoints among `hashes`."""
+    return {name: value for name, value in files.items() if name.endswith('.pth')}
+
+
 def differences(a: object, b: object, path: str = '') -> list[str]:
     """Paths at which two checkpoints differ in a single bit."""
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
@@ -157,8 +163,8 @@ def one_error_line(done: Done, *parts: str) -> bool:
 def test_run_writes_its_folder(lab):
     done = lab.train('run')
     assert (done.status, done.err) == (0, '')
-    files = {path.name for path in lab.save('run').iterdir()}
-    assert files == {'config.yaml', 'log.txt', 'tensorboard', 'epoch-last.pth', 'epoch-best.pth', 'epoch-1.pth', 'epoch-2.pth'}
+    assert {path.name for path in lab.save('run').iterdir()} == {
+        'config.yaml', 'log.txt', 'tensorboard', 'epoch-last.pth', 'epoch-best.pth', 'epoch-1.pth', 'epoch-2.pth'}
     assert load_config(lab.save('run', 'config.yaml'), TRAIN_KEYS) == load_config(lab.folder / 'tiny.yaml', TRAIN_KEYS)
     log = lab.save('run', 'log.txt').read_text()
     assert [line[20:] for line in log.splitlines()] == done.out.splitlines()
@@ -272,6 +278,20 @@ def test_stopped_by_a_signal_is_the_same_run(lab, number, workers, step):
     assert scalars(lab.save('parts')) == scalars(lab.save('whole'))
 
 
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['SIGINT', 'SIGTERM'])
+def test_signal_to_the_whole_group(lab, number):
+    """Terminals and batch systems signal the data loader's workers too."""
+    def signal_all(trainer):
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, number)
+        os.kill(os.getpid(), number)
+    data = {**lab.with_workers(2), 'epoch_batches': 40}
+    with after_step(lab.monkeypatch, 5, signal_all):
+        done = lab.train('run', train_dataset=data)
+    assert done.status == 130 and one_error_line(done, 'interrupted', '-resume auto')
+    assert lab.loaded('run')['batch'] >= 5
+
+
 def test_second_signal_stops_at_once(lab):
     def twice(trainer):
         for _ in range(2):
@@ -332,9 +352,7 @@ def test_resuming_a_finished_run_changes_no_weights(lab):
     assert lab.train('run').status == 0
     before = hashes(lab.save('run'))
     assert lab.train('run', '-resume', 'auto').status == 0
-    after = hashes(lab.save('run'))
-    assert {name: after[name] for name in after if name.endswith('.pth')} == \
-           {name: before[name] for name in before if name.endswith('.pth')}
+    assert checkpoints_of(hashes(lab.save('run'))) == checkpoints_of(before)
 
 
 def test_changed_keys_are_named_in_the_log(lab):
@@ -403,10 +421,10 @@ def test_run_of_another_kind_is_not_continued(lab, changes):
     assert hashes(lab.save('run')) == before
 
 
-@pytest.mark.parametrize('key', ['crop', 'lr_path'])
-def test_unusable_validation_set_is_found_before_training(lab, key):
+@pytest.mark.parametrize('problem', [{'crop': 4}, {'lr_path': 'nowhere'}], ids=['crop', 'lr_path'])
+def test_unusable_validation_set_is_found_before_training(lab, problem):
     """A picture too small for its protocol, or a missing folder of LR pictures, must not cost an epoch."""
-    args = {'name': 'V', 'protocol': 'benchmark', 'scales': [2], **({'crop': 4} if key == 'crop' else {'lr_path': 'nowhere'})}
+    args = {'name': 'V', 'protocol': 'benchmark', 'scales': [2], **problem}
     done = lab.train('run', val_dataset={**lab.config['val_dataset'], 'wrapper': {'name': 'sr-evaluation', 'args': args}})
     assert done.status == 2 and one_error_line(done)
     assert not lab.save('run').exists()
@@ -483,13 +501,9 @@ def test_rate_of_each_step_follows_the_schedule(lab, unit, expected):
 def test_exploding_rate_stops_the_run(lab):
     assert lab.train('run', epoch_max=1, lr_schedule=None).status == 0
     before = hashes(lab.save('run'))
-    done = lab.train('run', '-resume', 'auto', lr_schedule=None, optimizer={'name': 'sgd', 'args': {'lr': 1e30}},
-                     **{'epoch_max': 2}) if False else \
-        lab.train('run', '-resume', 'auto', lr_schedule=None, optimizer={'name': 'adam', 'args': {'lr': 1e30}})
+    done = lab.train('run', '-resume', 'auto', lr_schedule=None, optimizer={'name': 'adam', 'args': {'lr': 1e30}})
     assert done.status == 1 and one_error_line(done, 'loss', 'epoch 2, batch 2')
-    after = hashes(lab.save('run'))
-    assert {name: after[name] for name in after if name.endswith('.pth')} == \
-           {name: before[name] for name in before if name.endswith('.pth')}
+    assert checkpoints_of(hashes(lab.save('run'))) == checkpoints_of(before)
 
 
 @pytest.mark.parametrize('value', [math.nan, math.inf])
@@ -521,10 +535,14 @@ def test_weights_that_blew_up_are_not_saved(lab):
 # data
 
 def test_damaged_training_picture_is_named_in_one_line(lab):
-    (lab.folder / 'data/pictures/2.png').write_bytes((lab.folder / 'data/pictures/2.png').read_bytes()[:1000])
+    picture = lab.folder / 'data/pictures/2.jpg'                                     # its header stays readable
+    with Image.open(picture.with_suffix('.png')) as image:
+        image.save(picture)
+    picture.write_bytes(picture.read_bytes()[:-800])
+    picture.with_suffix('.png').unlink()
     for workers in (0, 2):
         done = lab.train(f'run{workers}', train_dataset=lab.with_workers(workers))
-        assert done.status == 2 and one_error_line(done, 'error: ', 'pictures/2.png')
+        assert done.status == 2 and one_error_line(done, 'error: ', 'pictures/2.jpg')
         assert 'Traceback' not in done.err
 
 
@@ -539,7 +557,7 @@ SHIPPED = {  # trainable parameters
 }
 
 
-def test_every_shipped_config_is_listed():
+def test_named_configs_are_shipped():
     assert {path.stem for path in (ROOT / 'configs/train').glob('*.yaml')} >= set(SHIPPED)
 
 
@@ -547,12 +565,13 @@ def test_every_shipped_config_is_listed():
 def test_shipped_config_takes_a_step(lab, name):
     """Model, optimiser and schedule as shipped; data, sizes and lengths shrunk. Nothing big is written."""
     config = load_config(ROOT / f'configs/train/{name}.yaml', TRAIN_KEYS)
-    spec, validation = config['train_dataset'], config['val_dataset']
+    spec = config['train_dataset']
     spec['dataset'] = {'name': 'image-folder', 'args': {'root_path': 'pictures'}}
     spec['wrapper']['args'].update(inp_size=6, sample_q=16)
     spec.update(batch_size=2, epoch_batches=1, num_workers=0)
-    validation['dataset'] = {'name': 'image-folder', 'args': {'root_path': 'pictures', 'first_k': 1}}
-    validation['wrapper']['args'].update(scales=[2], crop=24)
+    if 'val_dataset' in config:
+        config['val_dataset']['dataset'] = {'name': 'image-folder', 'args': {'root_path': 'pictures', 'first_k': 1}}
+        config['val_dataset']['wrapper']['args'].update(scales=[2], crop=24)
     config['epoch_max'] = 1
 
     saved = []
@@ -562,8 +581,9 @@ def test_shipped_config_takes_a_step(lab, name):
     trainer = Trainer(load_config(path, TRAIN_KEYS), lab.save(name), lab.folder / 'data', torch.device('cpu'))
     trainer.train()
     parameters = [p for p in trainer.model.parameters() if p.requires_grad]
-    assert sum(p.numel() for p in parameters) == SHIPPED.get(name, sum(p.numel() for p in parameters))
+    if name in SHIPPED:
+        assert sum(p.numel() for p in parameters) == SHIPPED[name]
     assert all(int(trainer.optimizer.state[p]['step']) == 1 and p.grad.isfinite().all() for p in parameters)
     assert any(p.grad.abs().sum() > 0 for p in parameters)
-    assert saved == ['epoch-last.pth', 'epoch-best.pth']
-    assert math.isfinite(trainer.best) and trainer.epoch == 1
+    assert trainer.epoch == 1
+    assert saved == ['epoch-last.pth', 'epoch-best.pth'][:1 + ('val_dataset' in config)]

@@ -1,0 +1,383 @@
+"""Configs: inheritance, what each mistake is answered with, and the values of the shipped files."""
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+import datasets
+import models
+from engine.config import TEST_KEYS, TRAIN_KEYS, load_config
+from engine.schedule import OPTIMIZERS, SCHEDULES
+from utils import UserError
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
+TRAIN_CONFIGS = sorted([*(CONFIGS / 'train').glob('*.yaml'), *(CONFIGS / 'ablation').glob('*.yaml')])
+TEST_CONFIGS = sorted((CONFIGS / 'test').glob('*.yaml'))
+PAPER_SCALES = {'set5': [2, 3, 4, 6, 8], 'set14': [2, 3, 4, 6, 8], 'bsd100': [2, 3, 4, 6, 8], 'urban100': [2, 3, 4, 6, 8],
+                'div2k': [2, 3, 4, 6, 12, 18, 24, 30]}
+REMOVED = object()
+
+
+@pytest.fixture
+def train_config(tiny_msit) -> dict:
+    """A valid training config with every block that there is."""
+    folder = {'name': 'image-folder', 'args': {'root_path': 'HR', 'repeat': 1}}
+    return {
+        'train_dataset': {
+            'dataset': folder, 'wrapper': {'name': 'sr-implicit-downsampled', 'args': {'inp_size': 8, 'sample_q': 16}},
+            'batch_size': 2, 'epoch_batches': 3, 'num_workers': 0},
+        'val_dataset': {
+            'dataset': copy.deepcopy(folder),
+            'wrapper': {'name': 'sr-evaluation', 'args': {'name': 'S', 'protocol': 'div2k', 'scales': [2]}}},
+        'data_norm': {'inp': {'sub': [0.5], 'div': [0.5]}, 'gt': {'sub': [0.5], 'div': [0.5]}},
+        'model': tiny_msit,
+        'optimizer': {'name': 'adam', 'args': {'lr': 0.001}},
+        'lr_schedule': {'name': 'warmup-cosine', 'args': {'warmup': 1, 'cosine': 2}},
+        'clip_grad': 1, 'channels_last': False, 'epoch_max': 2, 'epoch_val': 1, 'epoch_save': 1, 'seed': 0,
+    }
+
+
+def write(folder: Path, text: str | dict, name: str = 'config.yaml') -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text if isinstance(text, str) else yaml.safe_dump(text, sort_keys=False), encoding='utf-8')
+    return path
+
+
+def change(config: dict, path: str, value: object) -> dict:
+    """A copy of `config` with the value at a dotted path set, or REMOVED."""
+    config = block = copy.deepcopy(config)
+    *parents, last = path.split('.')
+    for key in parents:
+        block = block[key]
+    if value is REMOVED:
+        del block[last]
+    else:
+        block[last] = value
+    return config
+
+
+def refusal(folder: Path, config: str | dict, keys=TRAIN_KEYS) -> str:
+    """What `load_config` says of a wrong config: one line that begins with the file, here without it."""
+    path = write(folder, config)
+    with pytest.raises(UserError) as error:
+        load_config(path, keys)
+    told = str(error.value)
+    assert '\n' not in told and told.startswith(f'{path}: ')
+    return told.removeprefix(f'{path}: ')
+
+
+# reading
+
+def test_numbers(tmp_path):
+    """Written without a point or without a sign of the exponent, they are numbers all the same."""
+    path = write(tmp_path, """
+optimizer: {name: adam, args: {lr: 1e-4, eps: 1.e-8, weight_decay: 2E3, betas: [9e-1, 0.5e+0], fused: '1e-4'}}
+""")
+    args = load_config(path, {'optimizer': TRAIN_KEYS['optimizer']})['optimizer']['args']
+    assert args == {'lr': 0.0001, 'eps': 1e-8, 'weight_decay': 2000, 'betas': [0.9, 0.5], 'fused': '1e-4'}
+    assert {type(args[key]) for key in ('lr', 'eps', 'weight_decay')} == {float}
+
+
+def test_a_valid_config_comes_back_as_it_is(tmp_path, train_config):
+    assert load_config(write(tmp_path, train_config), TRAIN_KEYS) == train_config
+
+
+@pytest.mark.parametrize(('text', 'told'), [
+    ('a: [1, 2', 'not valid YAML'), ('a: 1\n b: 2', 'not valid YAML'), ('a: 1\n\tb: 2', 'not valid YAML'),
+    ('seed: 1\nseed: 2', "the key 'seed' is given twice"), ('model: {args: {r: 1, r: 1}}', "the key 'r' is given twice"),
+    ('a: !!python/object:x {}', 'not valid YAML'), ('', 'NoneType'), ('# nothing\n', 'NoneType'), ('- 1', 'list'),
+    ('text', 'str'), ('? [a]\n: 1', ''), ('epoch_max: 2001-99-99', ''),
+    ('base: 3', 'base: expected the name of a config file, got 3'), ('base: [a.yaml]', 'base: expected the name'),
+])
+def test_files_that_cannot_be_read(tmp_path, text, told):
+    assert told in refusal(tmp_path, text)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / 'c.yaml').write_bytes(b'name: \xff\xfe')
+    with pytest.raises(UserError, match=r'c\.yaml: not valid YAML'):
+        load_config(tmp_path / 'c.yaml', TRAIN_KEYS)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r'absent\.yaml: no such config file'):
+        load_config(tmp_path / 'absent.yaml', TRAIN_KEYS)
+
+
+# inheritance
+
+def test_base_is_merged_deeply(tmp_path, train_config):
+    """Blocks key by key, lists as a whole; a base lies beside the file that names it, and may have one of its own."""
+    write(tmp_path, train_config, 'lib/root.yaml')
+    write(tmp_path, 'base: root.yaml\nseed: 3\nmodel: {args: {reparam: rim, heads: 2}}', 'lib/middle.yaml')
+    path = write(tmp_path, """
+base: lib/middle.yaml
+train_dataset: {wrapper: {args: {scale_max: 8}}}
+data_norm: {gt: {sub: [0.1, 0.2, 0.3]}}
+model: {args: {heads: 1}}
+""")
+    expected = copy.deepcopy(train_config)
+    expected['seed'] = 3
+    expected['train_dataset']['wrapper']['args']['scale_max'] = 8
+    expected['data_norm']['gt']['sub'] = [0.1, 0.2, 0.3]
+    expected['model']['args'] |= {'reparam': 'rim', 'heads': 1}
+    assert load_config(path, TRAIN_KEYS) == expected
+
+
+def test_another_name_drops_the_arguments_of_the_old(tmp_path, train_config):
+    write(tmp_path, train_config, 'root.yaml')
+    changes = {
+        'base': 'root.yaml',
+        'model': {'args': {'encoder_spec': {'name': 'rdn', 'args': {'no_upsampling': True}}}},
+        'optimizer': {'name': 'sgd', 'args': {'momentum': 0.9}},
+        'lr_schedule': {'name': 'constant'},
+        'val_dataset': {'dataset': {'name': 'image-folder', 'args': {'first_k': 2}}},  # the same name: merged
+    }
+    config = load_config(write(tmp_path, changes), TRAIN_KEYS)
+    assert config['model']['args']['encoder_spec'] == {'name': 'rdn', 'args': {'no_upsampling': True}}
+    assert config['model']['args']['imnet_spec'] == train_config['model']['args']['imnet_spec']
+    assert config['optimizer'] == {'name': 'sgd', 'args': {'momentum': 0.9}}
+    assert config['lr_schedule'] == {'name': 'constant'}
+    assert config['val_dataset']['dataset']['args'] == {'root_path': 'HR', 'repeat': 1, 'first_k': 2}
+
+
+def test_a_name_among_the_arguments_is_no_other_block(tmp_path, train_config):
+    """The name of an evaluation set is one of its arguments: the others stay."""
+    write(tmp_path, train_config, 'root.yaml')
+    path = write(tmp_path, 'base: root.yaml\nval_dataset: {wrapper: {args: {name: Mine}}}')
+    args = load_config(path, TRAIN_KEYS)['val_dataset']['wrapper']['args']
+    assert args == {'name': 'Mine', 'protocol': 'div2k', 'scales': [2]}
+
+
+def test_cycles(tmp_path):
+    write(tmp_path, 'base: b.yaml', 'a.yaml')
+    write(tmp_path, 'base: sub/../c.yaml', 'b.yaml')
+    write(tmp_path, 'base: a.yaml', 'c.yaml')
+    write(tmp_path, 'base: self.yaml', 'self.yaml')
+    (tmp_path / 'sub').mkdir()
+    for start, named in (('a', 'a'), ('b', 'b'), ('self', 'self')):
+        with pytest.raises(UserError, match=rf"{named}\.yaml: its 'base' leads back to itself"):
+            load_config(tmp_path / f'{start}.yaml', TRAIN_KEYS)
+
+
+def test_missing_base(tmp_path):
+    write(tmp_path, 'base: absent.yaml')
+    with pytest.raises(UserError, match=r'absent\.yaml: no such config file'):
+        load_config(tmp_path / 'config.yaml', TRAIN_KEYS)
+
+
+# mistakes
+
+@pytest.mark.parametrize(('path', 'right'), [
+    ('epoch_maxx', 'epoch_max'), ('optimiser', 'optimizer'), ('train_datset', 'train_dataset'),
+    ('lr_shedule', 'lr_schedule'), ('data_nrom', 'data_norm'), ('train_dataset.batchsize', 'batch_size'),
+    ('train_dataset.datasets', 'dataset'),
+    ('train_dataset.wraper', 'wrapper'), ('train_dataset.dataset.nmae', 'name'), ('train_dataset.dataset.arg', 'args'),
+    ('train_dataset.dataset.args.root_pth', 'root_path'), ('train_dataset.wrapper.arg', 'args'),
+    ('train_dataset.wrapper.args.sample_k', 'sample_q'), ('val_dataset.datset', 'dataset'),
+    ('val_dataset.dataset.args.repeats', 'repeat'), ('val_dataset.wrapper.args.scale', 'scales'), ('data_norm.imp', 'inp'),
+    ('data_norm.inp.dvi', 'div'), ('data_norm.gt.subs', 'sub'), ('model.nam', 'name'), ('model.arg', 'args'),
+    ('model.args.base_dims', 'base_dim'), ('model.args.encoder_sepc', 'encoder_spec'),
+    ('model.args.encoder_spec.arg', 'args'), ('model.args.encoder_spec.args.n_feat', 'n_feats'),
+    ('model.args.pb_spec.args.enc_dim', 'enc_dims'),
+    ('model.args.imnet_spec.args.hiden_list', 'hidden_list'), ('optimizer.nam', 'name'), ('optimizer.arg', 'args'),
+    ('optimizer.args.lrr', 'lr'), ('lr_schedule.arg', 'args'), ('lr_schedule.args.warmpu', 'warmup')])
+def test_misspelt_keys(tmp_path, train_config, path, right):
+    """The right key under a wrong name: its full path and the right name are told."""
+    parent, _, _ = path.rpartition('.')
+    right_path = f'{parent}.{right}' if parent else right
+    block = train_config
+    for key in right_path.split('.'):
+        block = block[key]
+    wrong = change(change(train_config, right_path, REMOVED), path, block)
+    told = refusal(tmp_path, wrong)
+    assert told.startswith(f'{path}: ') and f"did you mean '{right}'?" in told
+
+
+def test_unknown_key_of_a_test_config(tmp_path, train_config):
+    """The keys of one kind of config are not those of the other."""
+    source = train_config['val_dataset']
+    assert load_config(write(tmp_path, {'test_dataset': source}), TEST_KEYS) == {'test_dataset': source}
+    assert refusal(tmp_path, {'test_dataset': source, 'seed': 1}, TEST_KEYS).startswith('seed: unknown key')
+    told = refusal(tmp_path, {'test_datasets': source}, TEST_KEYS)
+    assert told.startswith("test_datasets: unknown key; did you mean 'test_dataset'?")
+    told = refusal(tmp_path, {'test_dataset': {**source, 'batch_size': 2}}, TEST_KEYS)
+    assert told.startswith('test_dataset.batch_size: unknown key')
+
+
+@pytest.mark.parametrize(('path', 'wrong', 'right'), [
+    ('train_dataset.dataset.name', 'image-foldr', 'image-folder'),
+    ('train_dataset.wrapper.name', 'sr-implicit-downsample', 'sr-implicit-downsampled'),
+    ('val_dataset.wrapper.name', 'sr-evaluate', 'sr-evaluation'), ('model.name', 'mist', 'msit'),
+    ('model.args.encoder_spec.name', 'edsr-basline', 'edsr-baseline'), ('model.args.imnet_spec.name', 'mpl', 'mlp'),
+    ('model.args.pb_spec.name', 'posencs', 'posenc'), ('optimizer.name', 'adma', 'adam'),
+    ('lr_schedule.name', 'warmup-cosin', 'warmup-cosine')])
+def test_unknown_names(tmp_path, train_config, path, wrong, right):
+    told = refusal(tmp_path, change(train_config, path, wrong))
+    assert told.startswith(f'{path}: unknown ') and f"'{wrong}'; did you mean '{right}'?" in told
+
+
+@pytest.mark.parametrize(('path', 'needs'), [
+    ('train_dataset', ''), ('train_dataset.dataset', ''), ('train_dataset.wrapper', ''), ('train_dataset.batch_size', ''),
+    ('val_dataset.wrapper', ''), ('data_norm.gt', ''), ('data_norm.inp.sub', ''), ('model', ''), ('optimizer', ''),
+    ('epoch_max', ''), ('train_dataset.dataset.args.root_path', 'root_path'),
+    ('val_dataset.wrapper.args.protocol', 'protocol'), ('model.args.imnet_spec', 'imnet_spec'),
+    ('model.args.imnet_spec.args.hidden_list', 'hidden_list'), ('lr_schedule.args.cosine', 'cosine')])
+def test_missing_keys(tmp_path, train_config, path, needs):
+    told = refusal(tmp_path, change(train_config, path, REMOVED))
+    if needs:
+        assert told.startswith(f"{path.rpartition('.')[0]}: ") and told.endswith(f'needs {needs}')
+    else:
+        assert told == f'{path}: this key is missing'
+
+
+@pytest.mark.parametrize('path', [
+    'val_dataset', 'data_norm', 'optimizer.args', 'lr_schedule', 'clip_grad', 'channels_last', 'epoch_val', 'epoch_save',
+    'seed', 'train_dataset.epoch_batches', 'train_dataset.num_workers', 'model.args.pb_spec'])
+def test_keys_that_may_be_left_out(tmp_path, train_config, path):
+    config = change(train_config, path, REMOVED)
+    assert load_config(write(tmp_path, config), TRAIN_KEYS) == config
+
+
+@pytest.mark.parametrize(('path', 'value', 'told'), [
+    ('epoch_max', '5', "expected int, got '5'"), ('epoch_max', 5.0, 'expected int, got 5.0'), ('epoch_max', -1, 'got -1'),
+    ('epoch_max', True, 'expected int, got True'), ('epoch_max', None, 'expected int, got None'), ('seed', -1, 'got -1'),
+    ('train_dataset.batch_size', [2], 'expected int, got [2]'), ('train_dataset.batch_size', 0, 'got 0'),
+    ('train_dataset.epoch_batches', 0, 'got 0'), ('epoch_val', 0, 'got 0'), ('train_dataset.num_workers', -1, 'got -1'),
+    ('channels_last', 1, 'expected bool, got 1'), ('channels_last', 'yes', "expected bool, got 'yes'"),
+    ('clip_grad', True, 'expected int or float, got True'), ('clip_grad', -0.5, 'got -0.5'),
+    ('clip_grad', float('inf'), 'got inf'), ('clip_grad', float('nan'), 'got nan'), ('clip_grad', '1', "got '1'"),
+    ('data_norm', 0.5, 'expected a block with inp, gt, got 0.5'), ('data_norm.inp.sub', 0.5, 'expected list, got 0.5'),
+    ('train_dataset', [], 'expected a block with dataset, wrapper'), ('model', 'msit', "got 'msit'"),
+    ('train_dataset.dataset', 'image-folder', "got 'image-folder'"), ('model.args', [1], 'got [1]'),
+    ('model.args.encoder_spec', 'rdn', "got 'rdn'"), ('optimizer.args', [1], 'got [1]'),
+    ('lr_schedule', None, 'got None')])
+def test_values_of_a_wrong_kind(tmp_path, train_config, path, value, told):
+    answer = refusal(tmp_path, change(train_config, path, value))
+    assert answer.startswith(f'{path}: ') and told in answer
+
+
+@pytest.mark.parametrize(('path', 'value', 'told'), [
+    ('model.args.base_dim', 15, '15 channels'), ('model.args.heads', 5, '5 heads'), ('model.args.radius', -1, 'is -1'),
+    ('model.args.reparam', 'rimm', "'rimm'"), ('model.args.attention', 'local', "'local'"),
+    ('data_norm.inp.div', [0], 'data_norm.inp.div'), ('data_norm.gt.sub', [0.5, 0.5], 'data_norm.gt.sub'),
+    ('data_norm.gt.sub', ['a'], 'data_norm.gt.sub')])
+def test_bad_values_of_a_model(train_config, path, value, told):
+    config = change(train_config, path, value)
+    with pytest.raises(UserError) as error:
+        models.make(config['model'], config['data_norm'])
+    assert told in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(('args', 'told'), [
+    ({'lr': -1}, '-1'), ({'lr': 'fast'}, 'optimizer.args'), ({'lr': None}, 'optimizer.args'), ({'lrr': 1}, "mean 'lr'"),
+    ({'betas': [0.9]}, 'optimizer.args'), ({'betas': 0.9}, 'optimizer.args'), ({'betas': [0.9, 2]}, '2'),
+    ({'params': [1]}, 'optimizer.args.params')])
+def test_bad_arguments_of_an_optimizer(args, told):
+    parameters = models.layers.MLP(in_dim=2, hidden_list=[2]).parameters()
+    with pytest.raises(UserError) as error:
+        OPTIMIZERS.make({'name': 'adam', 'args': args}, 'optimizer', params=parameters)
+    assert str(error.value).startswith('optimizer.args') and told in str(error.value)
+
+
+@pytest.mark.parametrize(('wrapper', 'told'), [
+    ({'name': 'sr-implicit', 'args': {}}, 'train_dataset.wrapper.name: unknown'),
+    ({'name': 'sr-implicit-downsampled', 'args': {'scale_mx': 2}}, "train_dataset.wrapper.args.scale_mx: ")])
+def test_a_wrong_wrapper_is_told_before_pictures_are_looked_for(wrapper, told):
+    spec = {'dataset': {'name': 'image-folder', 'args': {'root_path': 'absent'}}, 'wrapper': wrapper}
+    with pytest.raises(UserError) as error:
+        datasets.make(spec, '/nowhere', 'train_dataset')
+    assert str(error.value).startswith(told)
+
+
+# the shipped files
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths]
+
+
+@pytest.mark.parametrize('path', TRAIN_CONFIGS, ids=names(TRAIN_CONFIGS))
+def test_shipped_training_configs(path):
+    """Each loads, and its optimiser and schedule can be made."""
+    config = load_config(path, TRAIN_KEYS)
+    OPTIMIZERS.check(config['optimizer'], 'optimizer')
+    assert SCHEDULES.make(config['lr_schedule'], 'lr_schedule')(0, 0, 1.0) < 1  # there is a warm-up
+    assert 'base' not in config
+
+
+def test_shipped_training_configs_are_all_there():
+    assert {'train_edsr_baseline_MsIT.yaml', 'train_edsr_baseline_MsIT_rim.yaml', 'train_rdn_baseline_MsIT.yaml',
+            'train_rdn_baseline_MsIT_rim.yaml'} <= set(names(TRAIN_CONFIGS))
+
+
+@pytest.mark.parametrize('name', PAPER_SCALES)
+def test_shipped_test_configs(name):
+    """One for all the paper's scales of a set, and one for each of them that differs in nothing else."""
+    whole = load_config(CONFIGS / 'test' / f'test-{name}.yaml', TEST_KEYS)
+    args = whole['test_dataset']['wrapper']['args']
+    assert args['scales'] == PAPER_SCALES[name]
+    assert args['protocol'] == ('div2k' if name == 'div2k' else 'benchmark') and args['name'].lower() == name
+    folder = 'DIV2K/DIV2K_valid' if name == 'div2k' else f"benchmark/{args['name']}"
+    separator = '_' if name == 'div2k' else '/'
+    assert whole['test_dataset']['dataset'] == {'name': 'image-folder', 'args': {'root_path': f'{folder}{separator}HR'}}
+    assert args['lr_path'] == f'{folder}{separator}LR_bicubic' and set(args) == {'name', 'protocol', 'lr_path', 'scales'}
+    for scale in PAPER_SCALES[name]:
+        single = load_config(CONFIGS / 'test' / f'test-{name}-{scale}.yaml', TEST_KEYS)
+        assert single == change(whole, 'test_dataset.wrapper.args.scales', [scale])
+
+
+def test_shipped_test_configs_are_the_papers_and_no_others():
+    expected = {f'test-{name}.yaml' for name in PAPER_SCALES}
+    expected |= {f'test-{name}-{scale}.yaml' for name, scales in PAPER_SCALES.items() for scale in scales}
+    assert set(names(TEST_CONFIGS)) == expected
+
+
+def test_scales_are_those_of_the_papers_tables(shared):
+    tables = yaml.safe_load((shared / 'spec' / 'published.yaml').read_text(encoding='utf-8'))
+    table1, table2 = tables['table1_div2k_valid'], tables['table2_benchmarks_rdn']
+    published = {name.lower(): table2['scales'] for name in table2 if name != 'scales'}
+    assert {**published, 'div2k': table1['scales']} == PAPER_SCALES
+
+
+RECIPE = {
+    'train_dataset': {
+        'dataset': {'name': 'image-folder', 'args': {'root_path': ['DIV2K/DIV2K_train_HR', 'Flickr2K/Flickr2K_HR']}},
+        'wrapper': {'name': 'sr-implicit-downsampled', 'args': {
+            'inp_size': 48, 'scale_min': 1, 'scale_max': 4, 'augment': True, 'sample_q': 48 ** 2}},
+        'batch_size': 32, 'epoch_batches': 1000, 'num_workers': 8},
+    'val_dataset': {
+        'dataset': {'name': 'image-folder', 'args': {'root_path': 'DIV2K/DIV2K_valid_HR', 'first_k': 10}},
+        'wrapper': {'name': 'sr-evaluation', 'args': {
+            'name': 'DIV2K-10', 'protocol': 'div2k', 'scales': [2, 3, 4], 'crop': 480}}},
+    'data_norm': {side: {'sub': [0.5], 'div': [0.5]} for side in ('inp', 'gt')},
+    'model': {'name': 'msit', 'args': {
+        'base_dim': 256, 'heads': 8, 'radius': 3, 'msc_convs': 16, 'mssa_projections': 4,
+        'encoder_spec': {'name': 'edsr-baseline', 'args': {'no_upsampling': True}},
+        'pb_spec': {'name': 'posenc', 'args': {'posenc_scale': 10, 'enc_dims': 64}},
+        'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [256] * 4, 'act': 'gelu'}}}},
+    'optimizer': {'name': 'adam', 'args': {'lr': 1e-4}},
+    'lr_schedule': {'name': 'warmup-cosine', 'args': {'start_lr': 1e-5, 'warmup': 50, 'cosine': 1000}},
+    'epoch_max': 1050, 'epoch_val': 1, 'epoch_save': 100,
+}
+
+
+@pytest.mark.parametrize(('encoder', 'name'), [('edsr', 'edsr-baseline'), ('rdn', 'rdn')])
+def test_faithful_configs_follow_the_recipe(encoder, name):
+    """Every value of both stages; stage 2 is the same but for the scales and the RIM."""
+    expected = change(RECIPE, 'model.args.encoder_spec.name', name)
+    assert load_config(CONFIGS / 'train' / f'train_{encoder}_baseline_MsIT.yaml', TRAIN_KEYS) == expected
+    expected = change(expected, 'train_dataset.wrapper.args.scale_max', 8)
+    expected = change(expected, 'model.args.reparam', 'rim')
+    assert load_config(CONFIGS / 'train' / f'train_{encoder}_baseline_MsIT_rim.yaml', TRAIN_KEYS) == expected
+
+
+def test_defaults_that_the_recipe_relies_on(tmp_path):
+    """One scale per batch, the paper's FEM, ordinary convolutions in stage 1: what the configs leave unsaid."""
+    wrapper = datasets.WRAPPERS.make(RECIPE['train_dataset']['wrapper'], 'wrapper', dataset=[], data_root=tmp_path)
+    assert (wrapper.scale_per, wrapper.scale_range, wrapper.sample_q) == ('batch', (1, 4), 2304)
+    parameters = models.registry.MODELS.arguments('msit')
+    expected = {'fem': 'paper', 'sim': True, 'attention': 'mssa', 'value_projections': 1, 'cell_decode': True,
+                'reparam': 'none', 'reparam_init': 'identity'}
+    assert {key: parameters[key].default for key in expected} == expected
