@@ -5,13 +5,14 @@ Without arguments it upscales the bundled sample with the bundled weights.
 import math
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
 import models
-from datasets.images import list_images, open_image, to_rgb
+from datasets.images import SUFFIXES, list_images, open_image, to_rgb
 from datasets.sampling import to_tensor
 from engine.cli import Parser, choose_device, run
 from engine.evaluate import save_image, to_image
@@ -19,6 +20,7 @@ from models.sr_model import SRModel
 from utils import UserError
 
 HERE = Path(__file__).resolve().parent
+MAX_PIXELS = 2 ** 30
 
 
 def main() -> None:
@@ -28,7 +30,7 @@ def main() -> None:
     parser.option('model', default=HERE / 'modelzoo/MSIT-S.pth', metavar='FILE',
                   help="a checkpoint, or 'bicubic' (default: the bundled weights)")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument('-scale', '--scale', metavar='S|SY,SX',
+    size.add_argument('-scale', '--scale', default='4', metavar='S|SY,SX',
                       help='factor ≥ 1, or one for the height and one for the width (default: 4)')
     size.add_argument('-resolution', '--resolution', metavar='H,W', help='exact height and width in pixels')
     parser.option('output', type=Path, metavar='PATH',
@@ -37,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
 
     source = Path(options.input)
-    scale, resolution = parse_scale(options.scale or '4'), parse_resolution(options.resolution)
+    scale, resolution = parse_scale(options.scale), parse_resolution(options.resolution)
     jobs = plan(source, options.output)
     model = models.load(options.model, choose_device(options))
     broken = 0
@@ -55,17 +57,21 @@ def main() -> None:
 
 def plan(source: Path, output: Path | None) -> list[tuple[Path, Path | None]]:
     """(picture, file to write) for one picture or a folder; None leaves the file's name to the size that it gets."""
-    Image.init()
     if source.is_dir():
         if output is not None and output.exists() and not output.is_dir():
             raise UserError(f'{output}: is a file, but the input is a folder; name a folder for the output')
-        return [(file, output / f'{file.stem}.png' if output else None) for file in list_images(source)]
+        if output is not None and output.resolve() == source.resolve():
+            raise UserError(f'{output}: is the input folder itself; name another one for the output')
+        files = list_images(source)
+        stems = Counter(file.stem for file in files)
+        names = {file: file.stem if stems[file.stem] == 1 else file.name for file in files}  # a.png beside a.jpg
+        return [(file, output / f'{names[file]}.png' if output else None) for file in files]
     if not source.is_file():
         raise UserError(f'{source}: no such picture or folder')
     if output is not None and output.is_dir():
         output = output / f'{source.stem}.png'
-    if output is not None and Image.EXTENSION.get(output.suffix.lower()) not in Image.SAVE:
-        raise UserError(f"{output}: '{output.suffix}' is no picture format that can be written; use .png, for example")
+    if output is not None and output.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{output}: '{output.suffix}' is no picture format to write, expected {', '.join(sorted(SUFFIXES))}")
     return [(source, output)]
 
 
@@ -76,6 +82,8 @@ def upscale_file(model: SRModel, file: Path, target: Path | None, scale: tuple[f
     lr = to_tensor(to_rgb(image)).unsqueeze(0)                                       # (1, 3, H, W)
     height, width = lr.shape[2:]
     size = resolution or (round(height * scale[0]), round(width * scale[1]))
+    if size[0] * size[1] > MAX_PIXELS:
+        raise UserError(f'{file}: {size[0]}x{size[1]} is more than the {MAX_PIXELS:,} pixels that one picture may have')
     start = time.perf_counter()
     upscaled = to_image(model.upscale(lr.to(model.inp_sub.device), size)[0])
     target = target or Path('output') / f'{file.stem}_{size[0]}x{size[1]}.png'

@@ -5,7 +5,7 @@ from pathlib import Path
 import datasets
 import models
 from engine.cli import Parser, choose_device, run
-from engine.config import TEST_KEYS, load_config
+from engine.config import TEST_KEYS, load_config, named
 from engine.evaluate import evaluate, format_table, plain_numbers, save_image
 from utils import count_parameters, write_text
 
@@ -22,8 +22,11 @@ def main() -> None:
 
     device = choose_device(options)
     name = options.name or Path(options.model).stem
-    configs = [load_config(config, TEST_KEYS) for config in options.config]
-    sets = [datasets.make(config['test_dataset'], Path(options.data), 'test_dataset') for config in configs]
+    sets = []
+    for file in options.config:
+        config = load_config(file, TEST_KEYS)
+        with named(file):
+            sets.append(datasets.make(config['test_dataset'], Path(options.data), 'test_dataset'))
     model = models.load(options.model, device)
     folder = Path('test') / name
 

@@ -3,7 +3,7 @@ import logging
 from pathlib import Path
 
 from engine.cli import Parser, choose_device, run
-from engine.config import TRAIN_KEYS, load_config
+from engine.config import TRAIN_KEYS, load_config, named
 from engine.trainer import Trainer
 from utils import UserError
 
@@ -23,7 +23,9 @@ def main() -> None:
     device = choose_device(options)
     resume = choose_resume(folder, options.resume)
     pretrain = Path(options.pretrain) if options.pretrain else None
-    Trainer(config, folder, Path(options.data), device, resume, pretrain).train()
+    with named(options.config):
+        trainer = Trainer(config, folder, Path(options.data), device, resume, pretrain)
+    trainer.train()
 
 
 def choose_resume(folder: Path, resume: str | None) -> Path | None:

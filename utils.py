@@ -32,7 +32,7 @@ def nearest_name(name: object, choices) -> str:
 def seed_everything(seed: int) -> None:
     """Seeds Python, NumPy and torch (all devices)."""
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2 ** 32)  # it takes no more bits
     torch.manual_seed(seed)
 
 

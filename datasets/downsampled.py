@@ -36,7 +36,7 @@ class Downsampled(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def scales(self, indices: list[int], rng: np.random.Generator) -> list[tuple[float, bool]]:
+    def draw_scales(self, indices: list[int], rng: np.random.Generator) -> list[tuple[float, bool]]:
         """(scale, whether it was lowered) for each picture of a batch."""
         limits = [max(1.0, min(self.dataset.size(index)) / self.inp_size) for index in indices]
         if self.scale_per == 'batch':

@@ -11,7 +11,7 @@ from datasets.registry import WRAPPERS
 from utils import UserError
 
 PREPARED_SCALES = (2, 3, 4)  # the factors for which the sets come with LR pictures
-PROTOCOLS = ('benchmark', 'div2k')
+BORDERS = {'benchmark': 0, 'div2k': 6}  # pixels that a protocol removes at each side besides ceil(s)
 OWN_LR, PIL_LR = 'LR_bicubic', 'pil_bicubic'  # names of the two sources, as results.json writes them
 
 
@@ -20,6 +20,16 @@ class Pair(NamedTuple):
     name: str
     lr: np.ndarray
     hr: np.ndarray
+
+
+def lr_side(side: int, scale: float) -> int:
+    """floor(side / scale), safe from rounding where the division is exact."""
+    return math.floor(side / scale + 1e-9)
+
+
+def border(protocol: str, scale: float) -> int:
+    """Pixels that a protocol removes at each side before it compares."""
+    return math.ceil(scale) + BORDERS[protocol]
 
 
 @WRAPPERS.register('sr-evaluation', provided=('dataset', 'data_root'))
@@ -32,26 +42,30 @@ class Evaluation:
     Args:
         name: of the set, in tables.
         protocol: 'benchmark' (Y, border ceil(s)) or 'div2k' (RGB, border ceil(s) + 6).
-        scales: real factors ≥ 1.
+        scales: real factors ≥ 1, one or a list.
         lr_path: folder of the set's own LR pictures; relative to the data root.
         lr: 'own' as above ('div2k' falls back on Pillow where a factor's folder is absent), or 'pil' at every scale.
         crop: HR side of a fixed centre crop; None for whole pictures. The LR picture is then always Pillow's.
     """
 
-    def __init__(self, *, dataset, data_root, name: str, protocol: str, scales: list[float], lr_path: str | None = None,
+    def __init__(self, *, dataset, data_root, name: str, protocol: str, scales: float | list[float], lr_path: str | None = None,
                  lr: str = 'own', crop: int | None = None):
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol is {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
+        if protocol not in BORDERS:
+            raise ValueError(f"protocol is {protocol!r}, expected one of {', '.join(BORDERS)}")
         if lr not in ('own', 'pil'):
             raise ValueError(f"lr is {lr!r}, expected 'own' or 'pil'")
         scales = scales if isinstance(scales, list) else [scales]
-        if not scales or not all(isinstance(s, (int, float)) and 1 <= s < math.inf for s in scales):
+        if not scales or not all(1 <= s < math.inf for s in scales):
             raise ValueError(f'scales is {scales!r}, expected numbers of at least 1')
         if crop is not None and crop < 1:
             raise ValueError(f'crop is {crop!r}, expected a side in pixels')
         self.dataset, self.name, self.protocol, self.crop = dataset, name, protocol, crop
         self.scales = [float(s) for s in scales]
         self.lr_path = Path(data_root) / lr_path if lr_path and lr == 'own' and crop is None else None
+        for scale in self.scales:  # what can be known now must not end an evaluation half-way
+            self.source(scale)
+            for index in range(len(self)):
+                self.check_size(index, scale)
 
     def __len__(self) -> int:
         return len(self.dataset.files)
@@ -75,12 +89,18 @@ class Evaluation:
             if self.crop is not None:
                 top, left = (max(0, (extent - self.crop) // 2) for extent in hr.shape[:2])
                 hr = hr[top:top + self.crop, left:left + self.crop]
-            height, width = (math.floor(extent / scale + 1e-9) for extent in hr.shape[:2])
-            if min(height, width) < 1:
-                raise UserError(f'{file}: {hr.shape[0]}x{hr.shape[1]} is too small for scale {scale:g}')
+            height, width = (lr_side(extent, scale) for extent in hr.shape[:2])
             hr = hr[:round(height * scale), :round(width * scale)]
             lr = self.read_own(file, scale, (height, width)) if source == OWN_LR else resize_bicubic(hr, height, width)
             yield Pair(file.name, lr, hr)
+
+    def check_size(self, index: int, scale: float) -> None:
+        """Raises UserError when the protocol leaves nothing of a picture at this scale."""
+        height, width = (min(side, self.crop or side) for side in self.dataset.size(index))
+        left = min(round(lr_side(side, scale) * scale) for side in (height, width)) - 2 * border(self.protocol, scale)
+        if left < 1:
+            raise UserError(f"{self.dataset.files[index]}: {height}x{width} is too small for protocol '{self.protocol}' at "
+                            f'scale {scale:g}, which removes {border(self.protocol, scale)} pixels at each side')
 
     def read_own(self, hr_file: Path, scale: float, size: tuple[int, int]) -> np.ndarray:
         """The set's own LR picture of an HR file, which must have `size` = floor(HR / s)."""

@@ -7,6 +7,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from utils import UserError
 
 SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm'}
+Image.MAX_IMAGE_PIXELS = None  # pictures of any size are welcome here
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
 
 
@@ -31,7 +32,7 @@ def open_image(path: str | Path) -> Image.Image:
             return ImageOps.exif_transpose(image)
     except (UnidentifiedImageError, SyntaxError) as error:
         raise UserError(f'{path}: not a picture that can be read') from error
-    except (OSError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f'{path}: damaged or unreadable picture ({" ".join(str(error).split())})') from error
 
 
@@ -54,8 +55,9 @@ def read_size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            return (width, height) if image.getexif().get(ORIENTATION, 1) >= 5 else (height, width)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            exif = Image.Image.getexif(image)  # PNG's own getexif would decode the whole picture to look behind it
+            return (width, height) if exif.get(ORIENTATION, 1) >= 5 else (height, width)
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f'{path}: not a picture that can be read') from error
 
 

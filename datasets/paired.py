@@ -26,7 +26,7 @@ class Paired(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def scales(self, indices: list[int], rng: np.random.Generator) -> list[tuple[float, bool]]:
+    def draw_scales(self, indices: list[int], rng: np.random.Generator) -> list[tuple[float, bool]]:
         """(scale, False) for each picture of a batch: the pairs fix it."""
         return [(float(self.dataset.scale(index)), False) for index in indices]
 

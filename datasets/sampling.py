@@ -31,7 +31,7 @@ class DrawSampler(Sampler):
     Pictures come in random permutations, one after the other, so that all are used equally often.
 
     Args:
-        dataset: a training wrapper: `len` and `scales(indices, rng)`.
+        dataset: a training wrapper: `len` and `draw_scales(indices, rng)`.
         batch_size: samples in a batch.
         epoch_batches: batches in an epoch; None for one pass over the data set (the last batch may be smaller).
         seed: of the run.
@@ -59,7 +59,7 @@ class DrawSampler(Sampler):
         for batch in range(self.first_batch, self.epoch_batches):
             picked = indices[batch * self.batch_size:(batch + 1) * self.batch_size].tolist()
             seed = (self.seed, self.epoch, batch)
-            scales = self.dataset.scales(picked, np.random.default_rng(seed))
+            scales = self.dataset.draw_scales(picked, np.random.default_rng(seed))
             yield [Draw(index, scale, (*seed, place), lowered)
                    for place, (index, (scale, lowered)) in enumerate(zip(picked, scales))]
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from models.sr_model import SRModel
-from utils import atomic_path
+from utils import RunError, atomic_path
 
 
 def save_checkpoint(path: str | Path, model: SRModel, spec: dict, **run_state) -> None:
@@ -18,7 +18,11 @@ def save_checkpoint(path: str | Path, model: SRModel, spec: dict, **run_state) -
     """
     content = {'model': {**spec, 'sd': model.state_dict()}, 'data_norm': model.data_norm, **run_state}
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # torch's word for a disk that takes no more
+            raise RunError(f'{path}: could not be written, is the disk full? ({error}); the file that was there before is '
+                           'intact') from error
 
 
 def random_state() -> dict:

@@ -1,6 +1,7 @@
 """What the three commands share: options with one dash or two, the device, and how errors leave the program."""
 import argparse
 import errno
+import re
 import sys
 from collections.abc import Callable
 
@@ -27,10 +28,9 @@ class Parser(argparse.ArgumentParser):
 def choose_device(options: argparse.Namespace) -> torch.device:
     """The device of -device or -gpu; without either the first GPU, or the CPU on a machine that has none."""
     if options.device is not None:
-        try:
-            device = torch.device(options.device)
-        except RuntimeError as error:
-            raise UserError(f"-device {options.device}: no such device, expected 'cpu', 'cuda' or 'cuda:N'") from error
+        if not re.fullmatch(r'cpu|cuda(:\d+)?', options.device):
+            raise UserError(f"-device {options.device}: no such device, expected 'cpu', 'cuda' or 'cuda:N'")
+        device = torch.device(options.device)
         if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
             raise UserError(f'-device {options.device}: this machine has {torch.cuda.device_count()} GPUs')
         return device
@@ -47,7 +47,8 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        leave(2, f'error: {error}')
+        # a data loader's worker puts its traceback before the message
+        leave(2, f"error: {str(error).rsplit('utils.UserError: ')[-1]}")
     except KeyboardInterrupt as interrupt:
         leave(130, f'interrupted{": " if interrupt.args else ""}{" ".join(map(str, interrupt.args))}')
     except (RunError, MemoryError, torch.OutOfMemoryError) as error:

@@ -1,5 +1,6 @@
 """YAML configs: reading, inheritance (`base:`) and checking of every key before anything runs."""
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,14 +8,18 @@ import yaml
 
 from datasets import DATASETS, WRAPPERS
 from engine.schedule import OPTIMIZERS, SCHEDULES
-from models.registry import MODELS
+from models.registry import MODELS, SpecError
 from utils import UserError, nearest_name
 
 
 class Key(NamedTuple):
-    """What a config key holds: a type or tuple of types, a Registry for a spec, or a dict of further keys."""
+    """What a config key holds: a type or tuple of types, a Registry for a spec, or a dict of further keys.
+
+    `minimum` is the least number allowed.
+    """
     kind: object
     required: bool = False
+    minimum: int = 0
 
 
 NUMBER = (int, float)
@@ -22,7 +27,8 @@ NORM = {'sub': Key(list, True), 'div': Key(list, True)}
 SOURCE = {'dataset': Key(DATASETS, True), 'wrapper': Key(WRAPPERS, True)}
 
 TRAIN_KEYS = {
-    'train_dataset': Key({**SOURCE, 'batch_size': Key(int, True), 'epoch_batches': Key(int), 'num_workers': Key(int)}, True),
+    'train_dataset': Key({**SOURCE, 'batch_size': Key(int, True, 1), 'epoch_batches': Key(int, minimum=1),
+                          'num_workers': Key(int)}, True),
     'val_dataset': Key(SOURCE),
     'data_norm': Key({'inp': Key(NORM, True), 'gt': Key(NORM, True)}),
     'model': Key(MODELS, True),
@@ -30,9 +36,9 @@ TRAIN_KEYS = {
     'lr_schedule': Key(SCHEDULES),
     'clip_grad': Key(NUMBER),
     'channels_last': Key(bool),
-    'epoch_max': Key(int, True),
-    'epoch_val': Key(int),
-    'epoch_save': Key(int),
+    'epoch_max': Key(int, True, 1),
+    'epoch_val': Key(int, minimum=1),
+    'epoch_save': Key(int, minimum=1),
     'seed': Key(int),
 }
 TEST_KEYS = {'test_dataset': Key(SOURCE, True)}
@@ -78,7 +84,7 @@ def read_yaml(path: Path, children: tuple[Path, ...] = ()) -> dict:
         raise UserError(f"{path}: its 'base' leads back to itself")
     try:
         config = yaml.load(path.read_text(encoding='utf-8'), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # also text that is no UTF-8, a 13th month, a list as a key
         raise UserError(f'{path}: not valid YAML: {" ".join(str(error).split())}') from error
     if not isinstance(config, dict):
         raise UserError(f'{path}: expected a mapping of config keys, got {type(config).__name__}')
@@ -115,11 +121,12 @@ def check_keys(block: object, keys: dict[str, Key], path: str) -> None:
         if key.required and name not in block:
             raise UserError(f'{path}{name}: this key is missing')
         if name in block:
-            check_value(block[name], key.kind, path + name)
+            check_value(block[name], key, path + name)
 
 
-def check_value(value: object, kind: object, path: str) -> None:
-    """Raises UserError unless `value` is of the kind that a Key asks for."""
+def check_value(value: object, key: Key, path: str) -> None:
+    """Raises UserError unless `value` is of the kind that `key` asks for."""
+    kind = key.kind
     if isinstance(kind, dict):
         check_keys(value, kind, f'{path}.')
     elif hasattr(kind, 'check'):
@@ -127,5 +134,14 @@ def check_value(value: object, kind: object, path: str) -> None:
     elif isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         raise UserError(f"{path}: expected {' or '.join(k.__name__ for k in kinds)}, got {value!r}")
-    elif isinstance(value, NUMBER) and not 0 <= value < float('inf'):
-        raise UserError(f'{path}: expected a finite number of at least 0, got {value!r}')
+    elif isinstance(value, NUMBER) and not key.minimum <= value < float('inf'):
+        raise UserError(f'{path}: expected a finite number of at least {key.minimum}, got {value!r}')
+
+
+@contextmanager
+def named(path: str | Path):
+    """Puts the config's file name before the path of a key that turns out wrong while things are built from it."""
+    try:
+        yield
+    except SpecError as error:
+        raise UserError(f'{path}: {error}') from error

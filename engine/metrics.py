@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datasets.evaluation import border
 from utils import UserError
 
 LUMA = (65.738 / 256, 129.057 / 256, 25.064 / 256)  # of BT.601, as MATLAB's rgb2ycbcr scales it
@@ -21,12 +22,12 @@ def evaluated_region(image: Tensor, protocol: str, scale: float) -> Tensor:
 
     Raises: UserError when the border leaves nothing of the picture.
     """
-    border = math.ceil(scale) + (6 if protocol == 'div2k' else 0)
+    removed = border(protocol, scale)
     height, width = image.shape[1:]
-    if min(height, width) <= 2 * border:
+    if min(height, width) <= 2 * removed:
         raise UserError(f"a picture of {height}x{width} is too small for protocol '{protocol}' at scale {scale:g}, "
-                        f'which removes {border} pixels at each side')
-    image = image[:, border:height - border, border:width - border].double()
+                        f'which removes {removed} pixels at each side')
+    image = image[:, removed:height - removed, removed:width - removed].double()
     if protocol == 'div2k':
         return image
     return torch.einsum('chw,c->hw', image, image.new_tensor(LUMA)).unsqueeze(0) + LUMA_OFFSET

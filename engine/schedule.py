@@ -37,8 +37,8 @@ def warmup_cosine(*, warmup: int, cosine: int, start_lr: float = 0.0, unit: str 
     """
     if unit not in UNITS:
         raise ValueError(f"unit is {unit!r}, expected one of {', '.join(UNITS)}")
-    if warmup < 0 or cosine < 1:
-        raise ValueError(f'expected warmup >= 0 and cosine >= 1, got {warmup} and {cosine}')
+    if warmup < 0 or cosine < 1 or start_lr < 0:
+        raise ValueError(f'expected warmup >= 0, cosine >= 1 and start_lr >= 0, got {warmup}, {cosine} and {start_lr}')
 
     def rate(epoch: int, batch: int, base: float) -> float:
         position = epoch if unit == 'epoch' else batch

@@ -22,6 +22,7 @@ from engine.evaluate import evaluate
 from engine.pretrain import load_stage1
 from engine.schedule import OPTIMIZERS, SCHEDULES
 from models.checkpoint import load_state, read_checkpoint
+from models.registry import SpecError
 from utils import RunError, UserError, count_parameters, format_time, seed_everything, write_text
 
 SCALAR_EVERY = 50  # batches between two points of the loss curve
@@ -42,41 +43,44 @@ class Trainer:
                  pretrain: Path | None = None):
         self.config, self.folder, self.device = config, folder, device
         seed_everything(config.get('seed', 0))
-        checkpoint = read_checkpoint(resume) if resume else None
-        if checkpoint and 'optimizer' not in checkpoint:
-            raise UserError(f'{resume}: holds weights but no optimiser state, so no run can be resumed from it')
-
-        spec = config['train_dataset']
-        dataset = datasets.make(spec, data_root, 'train_dataset')
-        self.sampler = DrawSampler(dataset, spec['batch_size'], spec.get('epoch_batches'), config.get('seed', 0))
-        self.loader = DataLoader(dataset, batch_sampler=self.sampler, num_workers=spec.get('num_workers', 0),
-                                 pin_memory=device.type == 'cuda')
-        self.val_dataset = None
-        if 'val_dataset' in config:
-            self.val_dataset = datasets.make(config['val_dataset'], data_root, 'val_dataset')
+        checkpoint = read_run(resume) if resume else None
 
         model = models.make(config['model'], config.get('data_norm'))
         self.earlier_batches = 0  # of the stage that this one started from
-        start = ''
+        self.start = None
         if pretrain and not checkpoint:
-            start, self.earlier_batches = load_stage1(model, config['model'], pretrain)
+            self.start, self.earlier_batches = load_stage1(model, config['model'], pretrain)
         self.memory_format = torch.channels_last if config.get('channels_last') else torch.contiguous_format
         self.model = model.to(device, memory_format=self.memory_format)
         self.optimizer = OPTIMIZERS.make(config['optimizer'], 'optimizer', params=trainable(self.model))
         self.base_lr = self.optimizer.defaults['lr']
         self.rate = SCHEDULES.make(config.get('lr_schedule', {'name': 'constant'}), 'lr_schedule')
 
+        spec = config['train_dataset']
+        dataset = datasets.make(spec, data_root, 'train_dataset')
+        if not hasattr(dataset, 'draw_scales'):
+            raise SpecError(f"train_dataset.wrapper.name: '{spec['wrapper']['name']}' makes no training samples")
+        self.sampler = DrawSampler(dataset, spec['batch_size'], spec.get('epoch_batches'), config.get('seed', 0))
+        self.loader = DataLoader(dataset, batch_sampler=self.sampler, num_workers=spec.get('num_workers', 0),
+                                 pin_memory=device.type == 'cuda', worker_init_fn=ignore_signals,
+                                 generator=torch.Generator())  # of its own: it must not draw from the run's
+        self.val_dataset = None
+        if 'val_dataset' in config:
+            self.val_dataset = datasets.make(config['val_dataset'], data_root, 'val_dataset')
+            if not hasattr(self.val_dataset, 'pairs'):
+                raise SpecError("val_dataset.wrapper.name: expected 'sr-evaluation', "
+                                f"got '{config['val_dataset']['wrapper']['name']}'")
+
         self.epoch, self.batch = 0, 0  # epochs done, and batches done of the next one
         self.loss_sum, self.lowered = 0.0, 0
         self.best = -math.inf
+        self.time_left = 'unknown time'
         self.stop_requested = False
         if checkpoint:
             self.restore(checkpoint, str(resume))
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / 'config.yaml', yaml.safe_dump(config, sort_keys=False))
-        self.writer = SummaryWriter(folder / 'tensorboard', purge_step=self.global_batch if checkpoint else None)
-        if start:
-            self.log(start)
+        self.writer = SummaryWriter(folder / 'tensorboard', purge_step=self.global_batch + 1 if checkpoint else None)
         self.log(f'{count_parameters(self.model):,} trainable parameters, {len(dataset):,} training pictures, '
                  f'{self.sampler.epoch_batches} batches of {spec["batch_size"]} an epoch, on {device}')
 
@@ -94,6 +98,10 @@ class Trainer:
         """Trains until epoch_max. Raises KeyboardInterrupt, after saving, when the run was asked to stop."""
         previous = [(number, signal.signal(number, self.request_stop)) for number in (signal.SIGINT, signal.SIGTERM)]
         try:
+            if self.start:
+                self.log(self.start)
+                self.log('before the first batch' + self.validate())
+                self.save('epoch-best.pth')  # what this stage has to beat
             while self.epoch < self.config['epoch_max']:
                 self.train_epoch()
                 self.finish_epoch()
@@ -115,12 +123,12 @@ class Trainer:
                 self.writer.add_scalar('train/loss', loss, self.global_batch)
                 self.writer.add_scalar('train/lr', rate, self.global_batch)
             remaining = self.config['epoch_max'] * self.sampler.epoch_batches - self.run_batch
-            left = format_time((time.monotonic() - started) / (self.run_batch - first) * remaining)
-            bar.set_postfix(loss=f'{self.loss_sum / self.batch:.4f}', lr=f'{rate:.2e}', left=left)
+            self.time_left = format_time((time.monotonic() - started) / (self.run_batch - first) * remaining)
+            bar.set_postfix(loss=f'{self.loss_sum / self.batch:.4f}', lr=f'{rate:.2e}', left=self.time_left)
             if self.stop_requested:
+                self.check_weights()
                 self.save('epoch-last.pth')
                 raise KeyboardInterrupt(f'saved {self.folder / "epoch-last.pth"}; continue with -resume auto')
-        self.time_left = left
 
     def train_step(self, sample: dict) -> tuple[float, float]:
         """One update from one batch; returns its loss and learning rate."""
@@ -146,6 +154,7 @@ class Trainer:
 
     def finish_epoch(self) -> None:
         """Logs, validates and saves after an epoch."""
+        self.check_weights()
         batches = self.sampler.epoch_batches
         loss, lowered = self.loss_sum / batches, self.lowered / batches
         rate = self.optimizer.param_groups[0]['lr']
@@ -154,43 +163,55 @@ class Trainer:
         line = f'epoch {self.epoch}/{self.config["epoch_max"]}: loss {loss:.4f}, lr {rate:.2e}'
         if lowered:
             line += f', {lowered:.0%} of batches at a lowered scale'
-        improved = False
-        due = self.epoch % self.config.get('epoch_val', 1) == 0 or self.epoch == self.config['epoch_max']
-        if self.val_dataset and due:
-            scores = self.validate()
-            line += ', PSNR ' + ', '.join(f'×{scale:g} {score:.3f}' for scale, score in scores.items())
-            mean = sum(scores.values()) / len(scores)
-            improved, self.best = mean > self.best, max(mean, self.best)
+        best = self.best
+        if self.epoch % self.config.get('epoch_val', 1) == 0 or self.epoch == self.config['epoch_max']:
+            line += self.validate()
         self.save('epoch-last.pth')
-        if improved:
+        if self.best > best:
             self.save('epoch-best.pth')
         if self.config.get('epoch_save') and self.epoch % self.config['epoch_save'] == 0:
             self.save(f'epoch-{self.epoch}.pth')
         self.log(f'{line}, {self.time_left} left')
 
-    def validate(self) -> dict[float, float]:
-        """Mean PSNR at each scale of the validation set."""
+    def validate(self) -> str:
+        """Mean PSNR at each scale of the validation set, as the end of a log line; keeps the best mean over the scales."""
+        if self.val_dataset is None:
+            return ''
         self.model.eval()
         rows = evaluate(self.model, self.val_dataset, self.device, 'validation')
         for row in rows:
             self.writer.add_scalar(f'val/psnr_x{row["scale"]:g}', row['psnr'], self.global_batch)
-        return {row['scale']: row['psnr'] for row in rows}
+        self.best = max(self.best, sum(row['psnr'] for row in rows) / len(rows))
+        return ', PSNR ' + ', '.join(f'×{row["scale"]:g} {row["psnr"]:.4f}' for row in rows)
+
+    def check_weights(self) -> None:
+        """Raises RunError, before anything is overwritten, when the last update ruined the weights."""
+        if not all(parameter.isfinite().all() for parameter in trainable(self.model)):
+            raise RunError(f'the weights are no longer finite after epoch {self.epoch + 1}, batch {self.batch}, and were not '
+                           'saved; lower the learning rate or set clip_grad, then -resume auto')
 
     def save(self, name: str) -> None:
+        self.writer.flush()
         save_checkpoint(
             self.folder / name, self.model, self.config['model'], epoch=self.epoch, batch=self.batch, best=self.best,
             global_batch=self.global_batch, loss_sum=self.loss_sum, lowered=self.lowered, random_state=random_state(),
-            config=self.config,
-            optimizer={**self.config['optimizer'], 'sd': self.optimizer.state_dict()})
+            config=self.config, optimizer={**self.config['optimizer'], 'sd': self.optimizer.state_dict()})
 
     def restore(self, checkpoint: dict, source: str) -> None:
         """Continues exactly where `save` was called."""
         load_state(self.model, checkpoint['model']['sd'], source)
-        self.optimizer.load_state_dict(checkpoint['optimizer']['sd'])
-        self.epoch, self.batch, self.best = checkpoint['epoch'], checkpoint['batch'], checkpoint['best']
-        self.loss_sum, self.lowered = checkpoint['loss_sum'], checkpoint['lowered']
-        self.earlier_batches = checkpoint['global_batch'] - self.run_batch
-        restore_random_state(checkpoint['random_state'])
+        try:
+            was, now = checkpoint['optimizer']['name'], self.config['optimizer']['name']
+            if was != now:
+                raise UserError(f"{source}: was trained with optimizer '{was}', but the config has '{now}'")
+            self.optimizer.load_state_dict(checkpoint['optimizer']['sd'])
+            self.epoch, self.batch, self.best = int(checkpoint['epoch']), int(checkpoint['batch']), float(checkpoint['best'])
+            self.loss_sum, self.lowered = checkpoint['loss_sum'], checkpoint['lowered']
+            self.earlier_batches = checkpoint['global_batch'] - self.run_batch
+            restore_random_state(checkpoint['random_state'])
+        except (KeyError, TypeError, IndexError, RuntimeError) as error:
+            raise UserError(f'{source}: its run state is damaged or of another program ({error!r}); it cannot be resumed, '
+                            'but -pretrain can start from its weights') from error
         changed = sorted(key for key in {*self.config, *checkpoint['config']}
                          if self.config.get(key) != checkpoint['config'].get(key))
         self.log(f'resumed {source} after epoch {self.epoch}, batch {self.batch}'
@@ -208,6 +229,22 @@ class Trainer:
         if self.stop_requested:
             raise KeyboardInterrupt('at once; the last checkpoint is intact')
         self.stop_requested = True
+
+
+def ignore_signals(worker: int) -> None:
+    """In a data loader's worker: stopping is for the main process, which finishes the step that needs the worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def read_run(path: Path) -> dict:
+    """The checkpoint of a run of this trainer. Raises UserError when it is another, or has no optimiser state."""
+    checkpoint = read_checkpoint(path)
+    missing = {'optimizer', 'epoch', 'batch', 'global_batch', 'random_state', 'config'} - set(checkpoint)
+    if missing:
+        raise UserError(f"{path}: holds weights, but not the state of a run ({', '.join(sorted(missing))}), so it cannot be "
+                        'resumed; to start from it use -pretrain')
+    return checkpoint
 
 
 def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:

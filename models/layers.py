@@ -22,6 +22,8 @@ class MLP(nn.Module):
         super().__init__()
         if act not in ACTIVATIONS:
             raise ValueError(f"act is '{act}', expected one of {', '.join(ACTIVATIONS)}")
+        if out_dim < 1 or any(not isinstance(hidden, int) or hidden < 1 for hidden in hidden_list):
+            raise ValueError(f'expected widths of at least 1, got hidden_list {hidden_list!r} and out_dim {out_dim!r}')
         layers = []
         for hidden in hidden_list:
             layers += [nn.Linear(in_dim, hidden), ACTIVATIONS[act]()]

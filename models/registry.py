@@ -5,9 +5,15 @@ the path of the key (`model.args.encoder_spec.args.n_feat`) and the nearest vali
 `_spec` is itself a spec of the same registry.
 """
 import inspect
+import types
+import typing
 from collections.abc import Callable
 
 from utils import UserError, nearest_name
+
+
+class SpecError(UserError):
+    """A spec is wrong; the message begins with the path of the key."""
 
 
 class Registry:
@@ -37,44 +43,69 @@ class Registry:
         return {key: value for key, value in parameters.items() if key not in self.provided[name]}
 
     def check(self, spec: object, path: str) -> None:
-        """Raises UserError, naming the key's `path`, unless `spec` is one that `make` can build."""
+        """Raises SpecError, naming the key's `path`, unless `spec` is one that `make` can build."""
         if not isinstance(spec, dict) or not isinstance(spec.get('name'), str):
-            raise UserError(f"{path}: expected a block with 'name' and 'args', got {spec!r}")
+            raise SpecError(f"{path}: expected a block with 'name' and 'args', got {spec!r}")
         for key in spec:
             if key not in ('name', 'args'):
-                raise UserError(f"{path}.{key}: unknown key; {nearest_name(key, ('name', 'args'))}")
+                raise SpecError(f"{path}.{key}: unknown key; {nearest_name(key, ('name', 'args'))}")
         name = spec['name']
         if name not in self.entries:
-            raise UserError(f"{path}.name: unknown {self.kind} '{name}'; {nearest_name(name, self.entries)}")
+            raise SpecError(f"{path}.name: unknown {self.kind} '{name}'; {nearest_name(name, self.entries)}")
         args = spec.get('args')
         args = {} if args is None else args
         if not isinstance(args, dict):
-            raise UserError(f"{path}.args: expected a block of arguments of {self.kind} '{name}', got {args!r}")
+            raise SpecError(f"{path}.args: expected a block of arguments of {self.kind} '{name}', got {args!r}")
 
         parameters = self.arguments(name)
         for key, value in args.items():
             if key not in parameters:
-                raise UserError(f"{path}.args.{key}: {self.kind} '{name}' has no such argument; "
+                raise SpecError(f"{path}.args.{key}: {self.kind} '{name}' has no such argument; "
                                 f"{nearest_name(key, parameters)}")
             if str(key).endswith('_spec') and value is not None:
                 self.check(value, f'{path}.args.{key}')
+            elif not is_a(value, parameters[key].annotation):
+                raise SpecError(f'{path}.args.{key}: expected {type_name(parameters[key].annotation)}, got {value!r}')
         missing = [key for key, parameter in parameters.items()
                    if parameter.default is parameter.empty and key not in args]
         if missing:
-            raise UserError(f"{path}.args: {self.kind} '{name}' needs {', '.join(missing)}")
+            raise SpecError(f"{path}.args: {self.kind} '{name}' needs {', '.join(missing)}")
 
     def make(self, spec: dict, path: str = 'spec', **provided):
         """Builds the object of a spec; `provided` are the arguments that only the program knows.
 
-        Raises UserError, with the key's path, when the spec or a value in it is wrong.
+        Raises SpecError, with the key's path, when the spec or a value in it is wrong.
         """
         self.check(spec, path)
         try:
             return self.entries[spec['name']](**(spec.get('args') or {}), **provided)
+        except SpecError as error:  # of a spec inside this one
+            raise SpecError(f'{path}.args.{error}') from error
         except UserError:
             raise
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path}.args: {self.kind} '{spec['name']}': {error}") from error
+        except (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError) as error:  # what wrong values cause
+            raise SpecError(f"{path}.args: {self.kind} '{spec['name']}': {' '.join(str(error).split())}") from error
+
+
+def is_a(value: object, annotation: object) -> bool:
+    """Whether a YAML value fits a parameter's annotation. Annotations that YAML has no values for are not judged."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(is_a(value, option) for option in inner)
+    if origin is list:
+        return isinstance(value, list) and all(is_a(item, inner[0]) for item in value)
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation in (bool, str, list, dict, type(None)):
+        return isinstance(value, annotation)
+    return True
+
+
+def type_name(annotation: object) -> str:
+    """An annotation as a message names it."""
+    return annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
 
 
 MODELS = Registry('model')

@@ -15,7 +15,9 @@ from models import coords
 from utils import UserError
 
 DEFAULT_NORM = {'inp': {'sub': [0.5], 'div': [0.5]}, 'gt': {'sub': [0.5], 'div': [0.5]}}
-CHUNK_FLOATS = 2 ** 26  # numbers that the queries of one chunk may hold at once: 256 MiB in float32
+# numbers that the queries of one chunk may hold at once: on CPUs what their caches hold, elsewhere 256 MiB in float32
+CHUNK_FLOATS = {'cpu': 2 ** 22}
+CHUNK_FLOATS_ELSEWHERE = 2 ** 26
 
 
 class SRModel(nn.Module):
@@ -57,10 +59,12 @@ class SRModel(nn.Module):
     def data_norm(self, norm: dict) -> None:
         for side in ('inp', 'gt'):
             for key in ('sub', 'div'):
-                values = norm[side][key]
-                numbers = all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
-                if len(values) not in (1, 3) or not numbers or (key == 'div' and 0 in values):
-                    raise UserError(f'data_norm.{side}.{key}: expected 1 or 3 numbers (of div none zero), got {values!r}')
+                values = norm.get(side, {}).get(key) if isinstance(norm, dict) and isinstance(norm.get(side), dict) else None
+                numbers = isinstance(values, list) and all(
+                    isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+                if not numbers or len(values) not in (1, 3) or (key == 'div' and 0 in values):
+                    raise UserError(f'data_norm.{side}.{key}: expected a list of 1 or 3 numbers (of div none zero), '
+                                    f'got {values!r}')
                 name = f'{side}_{key}'
                 setattr(self, name, getattr(self, name).new_tensor(values))
 
@@ -114,7 +118,7 @@ class SRModel(nn.Module):
         device = self.inp_sub.device
         rows, columns = coords.pixel_centres(height, device), coords.pixel_centres(width, device)
         cell = coords.make_cell(height, width, device).expand(batch, 2)
-        chunk = max(1, CHUNK_FLOATS // (batch * self.query_floats()))
+        chunk = max(1, CHUNK_FLOATS.get(device.type, CHUNK_FLOATS_ELSEWHERE) // (batch * self.query_floats()))
         parts = []
         for index in torch.arange(height * width, device=device).split(chunk):
             coord = torch.stack([rows[index // width], columns[index % width]], -1)  # (chunk, 2)

@@ -369,7 +369,7 @@ def test_one_scale_per_batch_or_per_sample():
     pictures = [position_picture(64, 64)] * 5
     for per, distinct in (('batch', 1), ('sample', 5)):
         wrapper = downsampled(*pictures, inp_size=8, sample_q=4, scale_min=1.5, scale_max=4, scale_per=per)
-        batches = [wrapper.scales(list(range(5)), np.random.default_rng(seed)) for seed in range(200)]
+        batches = [wrapper.draw_scales(list(range(5)), np.random.default_rng(seed)) for seed in range(200)]
         assert {len({scale for scale, _ in batch}) for batch in batches} == {distinct}
         scales = np.array([scale for batch in batches for scale, _ in batch])
         assert 1.5 <= scales.min() < 1.6 and 3.9 < scales.max() <= 4 and abs(scales.mean() - 2.75) < 0.15
@@ -381,15 +381,15 @@ def test_a_scale_is_lowered_to_the_smallest_picture():
     pictures = [position_picture(40, 44), position_picture(12, 50), position_picture(50, 18)]
     rng = np.random.default_rng(0)
     wrapper = downsampled(*pictures, inp_size=8, sample_q=4, scale_min=4, scale_max=4)
-    assert wrapper.scales([0, 2, 1], rng) == [(1.5, True)] * 3  # 12 / 8
-    assert wrapper.scales([2, 0], rng) == [(2.25, True)] * 2    # 18 / 8
-    assert wrapper.scales([0, 0], rng) == [(4, False)] * 2
+    assert wrapper.draw_scales([0, 2, 1], rng) == [(1.5, True)] * 3  # 12 / 8
+    assert wrapper.draw_scales([2, 0], rng) == [(2.25, True)] * 2    # 18 / 8
+    assert wrapper.draw_scales([0, 0], rng) == [(4, False)] * 2
     fitting = downsampled(*pictures, inp_size=8, sample_q=4, scale_min=1.5, scale_max=1.5)
-    assert fitting.scales([0, 1], rng) == [(1.5, False)] * 2    # just fits
+    assert fitting.draw_scales([0, 1], rng) == [(1.5, False)] * 2    # just fits
     each = downsampled(*pictures, inp_size=8, sample_q=4, scale_min=4, scale_max=4, scale_per='sample')
-    assert each.scales([0, 1, 2], rng) == [(4, False), (1.5, True), (2.25, True)]
+    assert each.draw_scales([0, 1, 2], rng) == [(4, False), (1.5, True), (2.25, True)]
 
-    scale, lowered = wrapper.scales([1], rng)[0]
+    scale, lowered = wrapper.draw_scales([1], rng)[0]
     sample = wrapper[Draw(1, scale, (0,), lowered)]
     assert locate(sample, pictures[1])[2] == 12 and sample['lowered'] is True and sample['scale'] == 1.5
 
@@ -398,14 +398,14 @@ def test_crops_fit_exactly_at_every_limit():
     """A lowered scale gives back the picture's own side, whatever the rounding of side / inp_size."""
     for side in range(7, 60):
         wrapper = downsampled(np.zeros((side, 70, 3), np.uint8), inp_size=7, sample_q=4, scale_min=12, scale_max=12)
-        scale, lowered = wrapper.scales([0], np.random.default_rng(0))[0]
+        scale, lowered = wrapper.draw_scales([0], np.random.default_rng(0))[0]
         assert lowered and queried(wrapper[Draw(0, scale, (0,))])[2] == side
 
 
 def test_pictures_below_inp_size_are_mirrored():
     picture = position_picture(5, 20)
     wrapper = downsampled(picture, inp_size=8, sample_q=64, scale_min=2, scale_max=2, augment=False)
-    assert wrapper.scales([0], np.random.default_rng(0)) == [(1.0, True)]
+    assert wrapper.draw_scales([0], np.random.default_rng(0)) == [(1.0, True)]
     mirrored = picture[[0, 1, 2, 3, 4, 4, 3, 2]]
     for sample in draws(wrapper, 20, 1.0):
         rows, columns, side = queried(sample)
@@ -434,7 +434,7 @@ def test_paired_samples_show_one_region():
     """HR region = LR region × s, with the same flips and rotations."""
     lr, hr = pair(12, 15, 3)
     wrapper = Paired(dataset=Pairs(3, (lr, hr)), data_root='.', inp_size=8)
-    assert wrapper.scales([0, 0], np.random.default_rng(0)) == [(3.0, False)] * 2
+    assert wrapper.draw_scales([0, 0], np.random.default_rng(0)) == [(3.0, False)] * 2
     variants, corners = set(), set()
     for sample in draws(wrapper, 120, 3.0):
         top, left, side, variant = locate(sample, hr)

@@ -189,8 +189,8 @@ class Black(SRModel):
 
 
 def black_rows(tmp_path, **settings) -> tuple[list[dict], Black, list]:
-    """Black against two grey pictures, 51 / 255 = 0.2 and 102 / 255 = 0.4, of 41 × 36 pixels."""
-    for name, grey in (('a.png', 51), ('b.png', 102)):
+    """Black against grey pictures of 0.2, 0.4 and 0.6, each of 41 × 36 pixels."""
+    for name, grey in (('a.png', 51), ('b.png', 102), ('c.png', 153)):
         Image.fromarray(np.full((41, 36, 3), grey, np.uint8)).save(tmp_path / name)
     pictures = ImageFolder(data_root=tmp_path, root_path='.')
     dataset = Evaluation(dataset=pictures, data_root=tmp_path, name='Greys', **settings)
@@ -201,26 +201,27 @@ def black_rows(tmp_path, **settings) -> tuple[list[dict], Black, list]:
 
 def test_rows_average_the_pictures_scores(tmp_path):
     rows, model, saved = black_rows(tmp_path, protocol='div2k', scales=[2, 2.5])
-    each = [-20 * math.log10(0.2), -20 * math.log10(0.4)]
+    greys = (0.2, 0.4, 0.6)
+    each = [-20 * math.log10(grey) for grey in greys]
     assert [row['scale'] for row in rows] == [2, 2.5]
     for row in rows:
         assert {key: row[key] for key in ('model', 'dataset', 'protocol', 'lr', 'images')} == {
-            'model': 'black', 'dataset': 'Greys', 'protocol': 'div2k', 'lr': 'pil_bicubic', 'images': 2}
-        assert [image['name'] for image in row['per_image']] == ['a.png', 'b.png']
+            'model': 'black', 'dataset': 'Greys', 'protocol': 'div2k', 'lr': 'pil_bicubic', 'images': 3}
+        assert [image['name'] for image in row['per_image']] == ['a.png', 'b.png', 'c.png']
         assert [image['psnr'] for image in row['per_image']] == pytest.approx(each, abs=1e-5)
-        assert row['psnr'] == pytest.approx(sum(each) / 2, abs=1e-5)
-        expected = [C1 / (grey ** 2 + C1) for grey in (0.2, 0.4)]
+        assert row['psnr'] == pytest.approx(sum(each) / 3, abs=1e-5)
+        expected = [C1 / (grey ** 2 + C1) for grey in greys]
         assert [image['ssim'] for image in row['per_image']] == pytest.approx(expected, rel=1e-5)
-        assert row['ssim'] == pytest.approx(sum(expected) / 2, rel=1e-5)
+        assert row['ssim'] == pytest.approx(sum(expected) / 3, rel=1e-5)
     # 41 × 36 at ×2: 20 × 18 → 40 × 36; at ×2.5: 16 × 14 → 40 × 35
-    assert model.asked == 2 * [((1, 3, 20, 18), (40, 36))] + 2 * [((1, 3, 16, 14), (40, 35))]
+    assert model.asked == 3 * [((1, 3, 20, 18), (40, 36))] + 3 * [((1, 3, 16, 14), (40, 35))]
     assert [(image.size, scale, name) for image, scale, name in saved] == [
-        ((36, 40), 2, 'a.png'), ((36, 40), 2, 'b.png'), ((35, 40), 2.5, 'a.png'), ((35, 40), 2.5, 'b.png')]
+        (size, scale, name) for size, scale in (((36, 40), 2), ((35, 40), 2.5)) for name in ('a.png', 'b.png', 'c.png')]
 
 
 def test_rows_by_luma(tmp_path):
     rows, _, _ = black_rows(tmp_path, protocol='benchmark', scales=2)
-    expected = [-20 * math.log10(grey * 219.859 / 256) for grey in (0.2, 0.4)]
+    expected = [-20 * math.log10(grey * 219.859 / 256) for grey in (0.2, 0.4, 0.6)]
     assert [image['psnr'] for image in rows[0]['per_image']] == pytest.approx(expected, abs=1e-5)
 
 

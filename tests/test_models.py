@@ -269,7 +269,7 @@ def test_chunks_equal_the_whole(name, index, monkeypatch):
     size = sizes(model)[-1]
     whole = model.upscale(lr, size)
     calls, query = [], model.query
-    monkeypatch.setattr(sr_model, 'CHUNK_FLOATS', 1000)
+    monkeypatch.setitem(sr_model.CHUNK_FLOATS, 'cpu', 1000)
     monkeypatch.setattr(model, 'query', lambda *args: calls.append(args[1].shape) or query(*args))
     assert (model.upscale(lr, size) - whole).abs().max() < 1e-5
     if calls:  # models that make their grid in one go never ask
@@ -282,7 +282,7 @@ def test_a_chunk_holds_as_many_queries_as_fit(monkeypatch):
     shapes, query = [], model.query
     monkeypatch.setattr(model, 'query', lambda *args: shapes.append(tuple(args[1].shape)) or query(*args))
     assert model.query_floats() == 3 * 9 * 8  # keys, values, weighted values: 3×3 pixels of 8 channels
-    monkeypatch.setattr(sr_model, 'CHUNK_FLOATS', 2 * 216 * 100 + 1)
+    monkeypatch.setitem(sr_model.CHUNK_FLOATS, 'cpu', 2 * 216 * 100 + 1)
     model.upscale(picture(2), (14, 18))
     assert shapes == [(2, 100, 2), (2, 100, 2), (2, 52, 2)]
 

@@ -282,9 +282,12 @@ def test_stopped_by_a_signal_is_the_same_run(lab, number, workers, step):
 def test_signal_to_the_whole_group(lab, number):
     """Terminals and batch systems signal the data loader's workers too."""
     def signal_all(trainer):
-        for child in multiprocessing.active_children():
-            os.kill(child.pid, number)
-        os.kill(os.getpid(), number)
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        # by another process: from their parent, workers take SIGTERM as an orderly end
+        subprocess.run(['kill', f'-{number:d}', *(str(pid) for pid in (os.getpid(), *(w.pid for w in workers)))], check=True)
+        for worker in workers:
+            worker.join(0.5)                                                         # time to die, if they do
     data = {**lab.with_workers(2), 'epoch_batches': 40}
     with after_step(lab.monkeypatch, 5, signal_all):
         done = lab.train('run', train_dataset=data)

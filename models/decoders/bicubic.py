@@ -20,8 +20,8 @@ class Bicubic(SRModel):
         return lr                                                                    # (B, 3, H, W)
 
     def query_grid(self, latent: Tensor, batch: int, height: int, width: int) -> Tensor:
-        pictures = (latent * self.inp_div + self.inp_sub).mul(255).round().clamp(0, 255).byte()
-        pictures = pictures.permute(0, 2, 3, 1).cpu().numpy()                        # (B, H, W, 3)
+        pictures = latent.permute(0, 2, 3, 1) * self.inp_div + self.inp_sub          # (B, H, W, 3)
+        pictures = pictures.mul(255).round().clamp(0, 255).byte().cpu().numpy()
         grids = [np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
                  for picture in pictures]
         rgb = torch.from_numpy(np.stack(grids)).to(latent) / 255                     # (B, h, w, 3)

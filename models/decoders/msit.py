@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from models.encoders.base import Encoder
 from models.layers import sample_bilinear
 from models.msit.msno import MSNO
 from models.msit.mssa import MSSA, ConventionalAttention, Maps
@@ -53,6 +54,10 @@ class MSIT(SRModel):
         super().__init__()
         stage = {'reparam': reparam, 'reparam_init': reparam_init}
         self.encoder = MODELS.make(encoder_spec, 'encoder_spec')
+        if not isinstance(self.encoder, Encoder) or self.encoder.fixed_scale:
+            raise ValueError(f"encoder_spec: '{encoder_spec['name']}' is no encoder, or has no_upsampling unset")
+        if base_dim < 1:
+            raise ValueError(f'base_dim is {base_dim}, expected at least 1')
         self.widen = nn.Conv2d(self.encoder.out_channels, base_dim, 1)
         self.msno = MSNO(base_dim, convs=msc_convs, fem=fem, sim=sim, **stage)
         if attention == 'mssa':

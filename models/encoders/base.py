@@ -3,6 +3,7 @@ from torch import Tensor, nn
 
 from models import coords
 from models.sr_model import SRModel
+from utils import UserError
 
 
 class Encoder(SRModel):
@@ -21,7 +22,7 @@ class Encoder(SRModel):
 
     def encode(self, lr: Tensor) -> Tensor:
         if self.fixed_scale is None:
-            raise ValueError('an encoder without its upsampling tail makes no picture: set no_upsampling to false')
+            raise UserError('an encoder without its upsampling tail makes no picture: set no_upsampling to false')
         return self.features(lr)
 
     def query(self, latent: Tensor, coord: Tensor, cell: Tensor) -> Tensor:

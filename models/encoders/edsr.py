@@ -35,6 +35,8 @@ class EDSR(Encoder):
     def __init__(self, *, n_resblocks: int = 16, n_feats: int = 64, res_scale: float = 1.0, scale: int = 2,
                  no_upsampling: bool = False):
         super().__init__()
+        if n_resblocks < 0 or n_feats < 1:
+            raise ValueError(f'expected n_resblocks >= 0 and n_feats >= 1, got {n_resblocks} and {n_feats}')
         self.head = nn.Sequential(conv3x3(3, n_feats))
         blocks = [ResidualBlock(n_feats, res_scale) for _ in range(n_resblocks)]
         self.body = nn.Sequential(*blocks, conv3x3(n_feats, n_feats))

@@ -50,6 +50,8 @@ class RDN(Encoder):
         super().__init__()
         if RDNconfig not in CONFIGS:
             raise ValueError(f"RDNconfig is {RDNconfig!r}, expected one of {', '.join(CONFIGS)}")
+        if G0 < 1:
+            raise ValueError(f'G0 is {G0}, expected at least 1')
         n_blocks, n_convs, growth = CONFIGS[RDNconfig]
         self.SFENet1 = conv3x3(3, G0)                                                # shallow features
         self.SFENet2 = conv3x3(G0, G0)

@@ -54,7 +54,7 @@ class LocalAttention(nn.Module):
     """
 
     query_map: nn.Module
-    key_map: nn.Module | None = None
+    key_map: nn.Module | None
     value_map: nn.Module
 
     def __init__(self, channels: int, heads: int, radius: int, pb_spec: dict):
@@ -64,6 +64,7 @@ class LocalAttention(nn.Module):
         if radius < 0:
             raise ValueError(f'the window radius is {radius}, expected 0 or more')
         self.heads, self.radius = heads, radius
+        self.key_map = None
         self.position_bias = MODELS.make(pb_spec, 'pb_spec', heads=heads)
 
     def maps(self, z: Tensor) -> Maps:
