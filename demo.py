@@ -83,7 +83,8 @@ def upscale_file(model: SRModel, file: Path, target: Path | None, scale: tuple[f
     height, width = lr.shape[2:]
     size = resolution or (round(height * scale[0]), round(width * scale[1]))
     if size[0] * size[1] > MAX_PIXELS:
-        raise UserError(f'{file}: {size[0]}x{size[1]} is more than the {MAX_PIXELS:,} pixels that one picture may have')
+        option = '-resolution' if resolution else '-scale'
+        raise UserError(f'{option}: {file} would become {size[0]}x{size[1]}, more than {MAX_PIXELS:,} pixels')
     start = time.perf_counter()
     upscaled = to_image(model.upscale(lr.to(model.inp_sub.device), size)[0])
     target = target or Path('output') / f'{file.stem}_{size[0]}x{size[1]}.png'

@@ -24,6 +24,8 @@ class Downsampled(Dataset):
 
     def __init__(self, *, dataset, data_root, inp_size: int = 48, scale_min: float = 1, scale_max: float = 4,
                  scale_per: str = 'batch', augment: bool = True, sample_q: int = 2304):
+        if not hasattr(dataset, 'size'):
+            raise ValueError("needs a dataset of single pictures, such as 'image-folder'")
         if not 1 <= scale_min <= scale_max < float('inf'):
             raise ValueError(f'expected 1 <= scale_min <= scale_max, got {scale_min} and {scale_max}')
         if scale_per not in ('batch', 'sample'):

@@ -48,8 +48,8 @@ class Evaluation:
         crop: HR side of a fixed centre crop; None for whole pictures. The LR picture is then always Pillow's.
     """
 
-    def __init__(self, *, dataset, data_root, name: str, protocol: str, scales: float | list[float], lr_path: str | None = None,
-                 lr: str = 'own', crop: int | None = None):
+    def __init__(self, *, dataset, data_root, name: str, protocol: str, scales: float | list[float],
+                 lr_path: str | None = None, lr: str = 'own', crop: int | None = None):
         if protocol not in BORDERS:
             raise ValueError(f"protocol is {protocol!r}, expected one of {', '.join(BORDERS)}")
         if lr not in ('own', 'pil'):
@@ -59,6 +59,8 @@ class Evaluation:
             raise ValueError(f'scales is {scales!r}, expected numbers of at least 1')
         if crop is not None and crop < 1:
             raise ValueError(f'crop is {crop!r}, expected a side in pixels')
+        if not hasattr(dataset, 'files'):
+            raise ValueError("needs a dataset of single pictures, such as 'image-folder'")
         self.dataset, self.name, self.protocol, self.crop = dataset, name, protocol, crop
         self.scales = [float(s) for s in scales]
         self.lr_path = Path(data_root) / lr_path if lr_path and lr == 'own' and crop is None else None

@@ -29,6 +29,8 @@ class ImageFolder:
             raise ValueError(f"cache is {cache!r}, expected one of {', '.join(CACHES)}")
         if repeat < 1 or (first_k is not None and first_k < 1):
             raise ValueError('repeat and first_k must be at least 1')
+        if not root_path:
+            raise ValueError('root_path names no folder')
         roots = [Path(data_root) / root for root in ([root_path] if isinstance(root_path, str) else root_path)]
         if list_file is None:
             files = [file for root in roots for file in list_images(root)]
@@ -104,7 +106,7 @@ class PairedImageFolders:
         """The integer factor s between a pair's pictures."""
         (lr_height, lr_width), (height, width) = self.lr.size(index), self.hr.size(index)
         scale = height // lr_height
-        if scale < 1 or width // lr_width != scale:
+        if scale < 1 or (height // scale, width // scale) != (lr_height, lr_width):
             file = self.lr.files[index % len(self.lr.files)]
             raise UserError(f'{file}: {lr_height}x{lr_width} does not divide its HR picture ({height}x{width}) evenly')
         return scale

@@ -54,9 +54,11 @@ def read_size(path: str | Path) -> tuple[int, int]:
     """(height, width) from the file's header, without decoding the picture."""
     try:
         with Image.open(path) as image:
-            width, height = image.size
+            size = image.size
             exif = Image.Image.getexif(image)  # PNG's own getexif would decode the whole picture to look behind it
-            return (width, height) if exif.get(ORIENTATION, 1) >= 5 else (height, width)
+        if exif.get(ORIENTATION, 1) >= 5:
+            size = open_image(path).size  # formats differ in whether their header's size is that of the upright picture
+        return size[::-1]
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f'{path}: not a picture that can be read') from error
 

@@ -53,15 +53,16 @@ class DrawSampler(Sampler):
         return self.epoch_batches - self.first_batch
 
     def __iter__(self) -> Iterator[list[Draw]]:
+        # NumPy pads seeds with zeros, so (s, e), (s, e, 0) and (s, e, 0, 0) are one stream: batches and places count from 1
         order = np.random.default_rng((self.seed, self.epoch))
         passes = -(-self.total // len(self.dataset))
         indices = np.concatenate([order.permutation(len(self.dataset)) for _ in range(passes)])[:self.total]
         for batch in range(self.first_batch, self.epoch_batches):
             picked = indices[batch * self.batch_size:(batch + 1) * self.batch_size].tolist()
-            seed = (self.seed, self.epoch, batch)
+            seed = (self.seed, self.epoch, batch + 1)
             scales = self.dataset.draw_scales(picked, np.random.default_rng(seed))
             yield [Draw(index, scale, (*seed, place), lowered)
-                   for place, (index, (scale, lowered)) in enumerate(zip(picked, scales))]
+                   for place, (index, (scale, lowered)) in enumerate(zip(picked, scales), 1)]
 
 
 def random_dihedral(pictures: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:

@@ -101,7 +101,8 @@ def merge(base: dict, changes: dict) -> dict:
 
     A {name, args} block under another name takes none of the arguments of the one it replaces.
     """
-    if 'name' in base and changes.get('name', base['name']) != base['name']:
+    is_spec = 'name' in base and base.keys() <= {'name', 'args'}
+    if is_spec and changes.get('name', base['name']) != base['name']:
         return changes
     merged = dict(base)
     for key, value in changes.items():
@@ -134,8 +135,8 @@ def check_value(value: object, key: Key, path: str) -> None:
     elif isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         raise UserError(f"{path}: expected {' or '.join(k.__name__ for k in kinds)}, got {value!r}")
-    elif isinstance(value, NUMBER) and not key.minimum <= value < float('inf'):
-        raise UserError(f'{path}: expected a finite number of at least {key.minimum}, got {value!r}')
+    elif isinstance(value, NUMBER) and not key.minimum <= value < 2 ** 63:
+        raise UserError(f'{path}: expected a number from {key.minimum} to 2^63, got {value!r}')
 
 
 @contextmanager

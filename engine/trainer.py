@@ -3,9 +3,11 @@
 The run folder holds the resolved config.yaml, log.txt, tensorboard/, epoch-last.pth, epoch-best.pth and epoch-N.pth.
 """
 import math
+import os
 import signal
 import time
 from pathlib import Path
+from statistics import fmean as mean
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +64,7 @@ class Trainer:
             raise SpecError(f"train_dataset.wrapper.name: '{spec['wrapper']['name']}' makes no training samples")
         self.sampler = DrawSampler(dataset, spec['batch_size'], spec.get('epoch_batches'), config.get('seed', 0))
         self.loader = DataLoader(dataset, batch_sampler=self.sampler, num_workers=spec.get('num_workers', 0),
-                                 pin_memory=device.type == 'cuda', worker_init_fn=ignore_signals,
+                                 pin_memory=device.type == 'cuda', worker_init_fn=leave_process_group,
                                  generator=torch.Generator())  # of its own: it must not draw from the run's
         self.val_dataset = None
         if 'val_dataset' in config:
@@ -74,7 +76,7 @@ class Trainer:
         self.epoch, self.batch = 0, 0  # epochs done, and batches done of the next one
         self.loss_sum, self.lowered = 0.0, 0
         self.best = -math.inf
-        self.time_left = 'unknown time'
+        self.time_left = ''
         self.stop_requested = False
         if checkpoint:
             self.restore(checkpoint, str(resume))
@@ -100,8 +102,11 @@ class Trainer:
         try:
             if self.start:
                 self.log(self.start)
-                self.log('before the first batch' + self.validate())
-                self.save('epoch-best.pth')  # what this stage has to beat
+                scores = self.validate()
+                self.log(f'before the first batch{format_scores(scores)}')
+                if scores:  # what this stage has to beat
+                    self.best = mean(scores.values())
+                    self.save('epoch-best.pth')
             while self.epoch < self.config['epoch_max']:
                 self.train_epoch()
                 self.finish_epoch()
@@ -163,32 +168,35 @@ class Trainer:
         line = f'epoch {self.epoch}/{self.config["epoch_max"]}: loss {loss:.4f}, lr {rate:.2e}'
         if lowered:
             line += f', {lowered:.0%} of batches at a lowered scale'
-        best = self.best
+        scores = {}
         if self.epoch % self.config.get('epoch_val', 1) == 0 or self.epoch == self.config['epoch_max']:
-            line += self.validate()
+            scores = self.validate()
+        improved = bool(scores) and mean(scores.values()) > self.best
+        if improved:
+            self.best = mean(scores.values())
         self.save('epoch-last.pth')
-        if self.best > best:
+        if improved:
             self.save('epoch-best.pth')
         if self.config.get('epoch_save') and self.epoch % self.config['epoch_save'] == 0:
             self.save(f'epoch-{self.epoch}.pth')
-        self.log(f'{line}, {self.time_left} left')
+        left = f', {self.time_left} left' if self.time_left else ''
+        self.log(line + format_scores(scores) + left)
 
-    def validate(self) -> str:
-        """Mean PSNR at each scale of the validation set, as the end of a log line; keeps the best mean over the scales."""
+    def validate(self) -> dict[float, float]:
+        """Mean PSNR at each scale of the validation set; nothing where there is none."""
         if self.val_dataset is None:
-            return ''
+            return {}
         self.model.eval()
         rows = evaluate(self.model, self.val_dataset, self.device, 'validation')
         for row in rows:
             self.writer.add_scalar(f'val/psnr_x{row["scale"]:g}', row['psnr'], self.global_batch)
-        self.best = max(self.best, sum(row['psnr'] for row in rows) / len(rows))
-        return ', PSNR ' + ', '.join(f'×{row["scale"]:g} {row["psnr"]:.4f}' for row in rows)
+        return {row['scale']: row['psnr'] for row in rows}
 
     def check_weights(self) -> None:
         """Raises RunError, before anything is overwritten, when the last update ruined the weights."""
         if not all(parameter.isfinite().all() for parameter in trainable(self.model)):
-            raise RunError(f'the weights are no longer finite after epoch {self.epoch + 1}, batch {self.batch}, and were not '
-                           'saved; lower the learning rate or set clip_grad, then -resume auto')
+            raise RunError(f'the weights are no longer finite after epoch {self.epoch + 1}, batch {self.batch}, and were '
+                           'not saved; lower the learning rate or set clip_grad, then -resume auto')
 
     def save(self, name: str) -> None:
         self.writer.flush()
@@ -205,7 +213,8 @@ class Trainer:
             if was != now:
                 raise UserError(f"{source}: was trained with optimizer '{was}', but the config has '{now}'")
             self.optimizer.load_state_dict(checkpoint['optimizer']['sd'])
-            self.epoch, self.batch, self.best = int(checkpoint['epoch']), int(checkpoint['batch']), float(checkpoint['best'])
+            self.epoch, self.batch = int(checkpoint['epoch']), int(checkpoint['batch'])
+            self.best = float(checkpoint['best'])
             self.loss_sum, self.lowered = checkpoint['loss_sum'], checkpoint['lowered']
             self.earlier_batches = checkpoint['global_batch'] - self.run_batch
             restore_random_state(checkpoint['random_state'])
@@ -231,10 +240,15 @@ class Trainer:
         self.stop_requested = True
 
 
-def ignore_signals(worker: int) -> None:
-    """In a data loader's worker: stopping is for the main process, which finishes the step that needs the worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def format_scores(scores: dict[float, float]) -> str:
+    """PSNR by scale as the end of a log line."""
+    return ', PSNR ' + ', '.join(f'×{scale:g} {score:.3f}' for scale, score in scores.items()) if scores else ''
+
+
+def leave_process_group(worker: int) -> None:
+    """In a data loader's worker: Ctrl-C and a batch system's SIGTERM are for the main process, which still needs it."""
+    if hasattr(os, 'setsid'):
+        os.setsid()
 
 
 def read_run(path: Path) -> dict:

@@ -34,12 +34,10 @@ def read_checkpoint(path: str | Path) -> dict:
 
 
 def has_layout(checkpoint: object) -> bool:
-    """Whether a file's content is {'model': {'name': str, 'args': dict, 'sd': {str: dense tensor}}, …}."""
+    """Whether a file's content is {'model': {'name': str, 'args': dict, 'sd': {str: …}}, …}."""
     model = checkpoint.get('model') if isinstance(checkpoint, dict) else None
     return (isinstance(model, dict) and isinstance(model.get('name'), str) and isinstance(model.get('sd'), dict)
-            and isinstance(model.get('args'), (dict, type(None)))
-            and all(isinstance(key, str) and isinstance(value, torch.Tensor) and value.device.type == 'cpu'
-                    and value.layout == torch.strided and not value.is_complex() for key, value in model['sd'].items()))
+            and isinstance(model.get('args'), (dict, type(None))) and all(isinstance(key, str) for key in model['sd']))
 
 
 def build(checkpoint: dict, source: str) -> SRModel:
@@ -48,7 +46,11 @@ def build(checkpoint: dict, source: str) -> SRModel:
     Raises: UserError when the model is unknown, or the tensors are not exactly those it needs.
     """
     spec, state = released.translate(checkpoint['model'])
-    model = make(spec, checkpoint.get('data_norm'), path=f'{source}: model')
+    model = make(spec, path=f'{source}: model')
+    try:
+        model.data_norm = checkpoint.get('data_norm', DEFAULT_NORM)
+    except UserError as error:
+        raise UserError(f'{source}: {error}') from error
     load_state(model, state, source)
     return model
 
@@ -62,14 +64,20 @@ def load_state(model: SRModel, state: dict, source: str, fresh: tuple[str, ...] 
     problems = {
         'missing': [key for key in own if key not in state],
         'left over': [key for key in state if key not in own],
-        'of another shape': [key for key in own if key in state
-                             and own[key].shape != getattr(state[key], 'shape', None)],
+        'of another shape': [key for key in own if key in state and own[key].shape != dense_shape(state[key])],
     }
     lines = [f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
              for what, keys in problems.items() if keys]
     if lines:
         raise UserError(f"{source}: its tensors are not those of this model: {'; '.join(lines)}")
     model.load_state_dict(state, strict=False)  # what `fresh` leaves out is all that is missing
+
+
+def dense_shape(value: object) -> torch.Size | None:
+    """The shape of an ordinary real tensor; None for anything else that a file may hold in its place."""
+    ordinary = (isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == 'cpu'
+                and not value.is_complex())
+    return value.shape if ordinary else None
 
 
 def make(spec: dict, data_norm: dict | None = None, path: str = 'model') -> SRModel:

@@ -44,12 +44,14 @@ class Registry:
 
     def check(self, spec: object, path: str) -> None:
         """Raises SpecError, naming the key's `path`, unless `spec` is one that `make` can build."""
-        if not isinstance(spec, dict) or not isinstance(spec.get('name'), str):
+        if not isinstance(spec, dict):
             raise SpecError(f"{path}: expected a block with 'name' and 'args', got {spec!r}")
         for key in spec:
             if key not in ('name', 'args'):
                 raise SpecError(f"{path}.{key}: unknown key; {nearest_name(key, ('name', 'args'))}")
-        name = spec['name']
+        name = spec.get('name')
+        if not isinstance(name, str):
+            raise SpecError(f'{path}.name: expected the name of a {self.kind}, got {name!r}')
         if name not in self.entries:
             raise SpecError(f"{path}.name: unknown {self.kind} '{name}'; {nearest_name(name, self.entries)}")
         args = spec.get('args')

@@ -1,5 +1,6 @@
 """Configs: inheritance, what each mistake is answered with, and the values of the shipped files."""
 import copy
+import types
 from pathlib import Path
 
 import pytest
@@ -73,11 +74,13 @@ def refusal(folder: Path, config: str | dict, keys=TRAIN_KEYS) -> str:
 def test_numbers(tmp_path):
     """Written without a point or without a sign of the exponent, they are numbers all the same."""
     path = write(tmp_path, """
-optimizer: {name: adam, args: {lr: 1e-4, eps: 1.e-8, weight_decay: 2E3, betas: [9e-1, 0.5e+0], fused: '1e-4'}}
+optimizer: {name: adam, args: {lr: 1e-4, eps: 1.e-8, weight_decay: 2E3, betas: [9e-1, 0.5e+0]}}
 """)
     args = load_config(path, {'optimizer': TRAIN_KEYS['optimizer']})['optimizer']['args']
-    assert args == {'lr': 0.0001, 'eps': 1e-8, 'weight_decay': 2000, 'betas': [0.9, 0.5], 'fused': '1e-4'}
+    assert args == {'lr': 0.0001, 'eps': 1e-8, 'weight_decay': 2000, 'betas': [0.9, 0.5]}
     assert {type(args[key]) for key in ('lr', 'eps', 'weight_decay')} == {float}
+    told = refusal(tmp_path, "clip_grad: '1e-4'", {'clip_grad': TRAIN_KEYS['clip_grad']})  # in quotes it is a text
+    assert told == "clip_grad: expected int or float, got '1e-4'"
 
 
 def test_a_valid_config_comes_back_as_it_is(tmp_path, train_config):
@@ -375,7 +378,8 @@ def test_faithful_configs_follow_the_recipe(encoder, name):
 
 def test_defaults_that_the_recipe_relies_on(tmp_path):
     """One scale per batch, the paper's FEM, ordinary convolutions in stage 1: what the configs leave unsaid."""
-    wrapper = datasets.WRAPPERS.make(RECIPE['train_dataset']['wrapper'], 'wrapper', dataset=[], data_root=tmp_path)
+    wrapper = datasets.WRAPPERS.make(RECIPE['train_dataset']['wrapper'], 'wrapper',
+                                     dataset=types.SimpleNamespace(size=None), data_root=tmp_path)
     assert (wrapper.scale_per, wrapper.scale_range, wrapper.sample_q) == ('batch', (1, 4), 2304)
     parameters = models.registry.MODELS.arguments('msit')
     expected = {'fem': 'paper', 'sim': True, 'attention': 'mssa', 'value_projections': 1, 'cell_decode': True,

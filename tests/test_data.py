@@ -207,7 +207,7 @@ def test_wrong_arguments_of_a_folder(tmp_path, args):
     colours(tmp_path, a=1)
     spec = {'name': 'image-folder', 'args': {'root_path': '.', **args}}
     told = message(datasets.DATASETS.make, spec, 'd', data_root=tmp_path)
-    assert told.startswith('d.args: ') and next(iter(args)) in told
+    assert told.startswith('d.args') and next(iter(args)) in told
 
 
 def paired_folders(root: Path, lr_sizes, hr_sizes) -> PairedImageFolders:
@@ -423,7 +423,7 @@ def test_pictures_below_inp_size_are_mirrored():
 def test_wrong_arguments_of_downsampled(args, told):
     spec = {'name': 'sr-implicit-downsampled', 'args': {'inp_size': 8, 'sample_q': 4, **args}}
     text = message(datasets.WRAPPERS.make, spec, 'w', dataset=Pictures(), data_root='.')
-    assert text.startswith('w.args: ') and told in text
+    assert text.startswith('w.args') and told in text
 
 
 def pair(height: int, width: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
@@ -636,6 +636,7 @@ def test_without_the_folder_of_lr_pictures(tmp_path):
     dataset = evaluation(tmp_path, position_picture(43, 38), protocol='benchmark')
     assert str(tmp_path / 'LR' / 'X3') in message(dataset.source, 3)
     assert str(tmp_path / 'LR' / 'X3') in message(lambda: list(dataset.pairs(3)))
+    assert str(tmp_path / 'LR' / 'X4') in message(evaluation, tmp_path, scales=[2, 4])  # at the start
 
 
 @pytest.mark.parametrize('protocol', ['benchmark', 'div2k'])
@@ -684,11 +685,17 @@ def test_centre_crop(tmp_path):
     assert np.array_equal(hr, picture[:, 1:49])
 
 
-def test_too_small_a_picture(tmp_path):
-    dataset = evaluation(tmp_path, position_picture(5, 40), lr='pil')
-    told = message(lambda: list(dataset.pairs(6)))
-    assert str(tmp_path / 'HR' / 'p0.png') in told and '5x40' in told and '6' in told
-    assert next(dataset.pairs(5)).lr.shape == (1, 8, 3)
+@pytest.mark.parametrize(('protocol', 'scale', 'least'), [('benchmark', 2, 6), ('benchmark', 6, 18), ('div2k', 2, 18)])
+def test_too_small_a_picture(tmp_path, protocol, scale, least):
+    """Told at the start: of round(floor(H / s)·s) rows the border (2, 6 and 8 pixels) must leave one."""
+    kept = evaluation(tmp_path / 'a', position_picture(least, 40), lr='pil', protocol=protocol, scales=[1, scale])
+    assert next(kept.pairs(scale)).hr.shape[0] == least
+    for size in ((least - 1, 40), (40, least - 1)):
+        told = message(evaluation, tmp_path / 'b', position_picture(*size), lr='pil', protocol=protocol, scales=[1, scale])
+        for part in (str(tmp_path / 'b' / 'HR' / 'p0.png'), f'{size[0]}x{size[1]}', protocol, f'scale {scale}'):
+            assert part in told
+    told = message(evaluation, tmp_path / 'c', position_picture(40, 40), protocol=protocol, scales=scale, crop=least - 1)
+    assert f'{least - 1}x{least - 1}' in told
 
 
 def test_evaluation_reads_grey_as_rgb_in_the_folders_order(tmp_path):
@@ -702,8 +709,8 @@ def test_evaluation_reads_grey_as_rgb_in_the_folders_order(tmp_path):
 @pytest.mark.parametrize(('args', 'told'), [
     ({'protocol': 'set5'}, 'benchmark, div2k'), ({'lr': 'matlab'}, "'matlab'"), ({'scales': []}, '[]'),
     ({'scales': [2, 0.5]}, '0.5'), ({'scales': ['2']}, "'2'"), ({'scales': [float('nan')]}, 'nan'),
-    ({'scales': float('inf')}, 'inf'), ({'crop': 0}, '0')])
+    ({'scales': float('inf')}, 'inf'), ({'scales': [True]}, 'True'), ({'crop': 0}, '0')])
 def test_wrong_arguments_of_evaluation(args, told):
     spec = {'name': 'sr-evaluation', 'args': {'name': 'S', 'protocol': 'benchmark', 'scales': [2], **args}}
     text = message(datasets.WRAPPERS.make, spec, 'w', dataset=Pictures(), data_root='.')
-    assert text.startswith('w.args: ') and told in text
+    assert text.startswith('w.args') and told in text

@@ -456,7 +456,7 @@ def test_wrong_spec_is_refused_with_the_path_of_the_key(tiny_msit, path, value, 
     ({'name': 'rdn', 'args': {'RDNconfig': 'C'}}, "RDNconfig is 'C', expected one of A, B"),
     ({'name': 'amsit', 'args': {**tiny_decoder(), 'conv_num': 2}}, 'imnet_num and conv_num must be 1'),
     ('msit', "model: expected a block with 'name' and 'args'"),
-    ({'args': {}}, "model: expected a block with 'name' and 'args'"),
+    ({'args': {}}, 'model.name: expected the name of a model, got None'),
 ])
 def test_wrong_values_are_refused(spec, fragment):
     with user_error(fragment):
@@ -475,7 +475,7 @@ def test_a_name_is_registered_once():
 
 @pytest.mark.parametrize('value', [[0.5, 0.5], [], [0.0], [float('nan')]])
 def test_wrong_normalisation_is_refused(tiny_msit, value):
-    with user_error('data_norm.gt.div: expected 1 or 3 numbers'):
+    with user_error('data_norm.gt.div: expected a list of 1 or 3 numbers'):
         models.make(tiny_msit, {**NORM, 'gt': {'sub': [0.5], 'div': value}})
 
 

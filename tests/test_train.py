@@ -3,7 +3,6 @@ import contextlib
 import copy
 import hashlib
 import math
-import multiprocessing
 import os
 import re
 import signal
@@ -278,23 +277,6 @@ def test_stopped_by_a_signal_is_the_same_run(lab, number, workers, step):
     assert scalars(lab.save('parts')) == scalars(lab.save('whole'))
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['SIGINT', 'SIGTERM'])
-def test_signal_to_the_whole_group(lab, number):
-    """Terminals and batch systems signal the data loader's workers too."""
-    def signal_all(trainer):
-        workers = multiprocessing.active_children()
-        assert len(workers) == 2
-        # by another process: from their parent, workers take SIGTERM as an orderly end
-        subprocess.run(['kill', f'-{number:d}', *(str(pid) for pid in (os.getpid(), *(w.pid for w in workers)))], check=True)
-        for worker in workers:
-            worker.join(0.5)                                                         # time to die, if they do
-    data = {**lab.with_workers(2), 'epoch_batches': 40}
-    with after_step(lab.monkeypatch, 5, signal_all):
-        done = lab.train('run', train_dataset=data)
-    assert done.status == 130 and one_error_line(done, 'interrupted', '-resume auto')
-    assert lab.loaded('run')['batch'] >= 5
-
-
 def test_second_signal_stops_at_once(lab):
     def twice(trainer):
         for _ in range(2):
@@ -307,9 +289,10 @@ def test_second_signal_stops_at_once(lab):
     assert hashes(lab.save('run'))['epoch-last.pth'] == before
 
 
-KILLED = '''
+STRUCK = '''
 import os, signal, sys
-sys.path.insert(0, sys.argv.pop(1))
+root, action = sys.argv.pop(1), sys.argv.pop(1)
+sys.path.insert(0, root)
 import train
 from engine.cli import run
 from engine.trainer import Trainer
@@ -317,22 +300,58 @@ original, done = Trainer.train_step, []
 def step(trainer, sample):
     done.append(original(trainer, sample))
     if len(done) == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
+        exec(action)
     return done[-1]
 Trainer.train_step = step
 run(train.main)
 '''
 
 
+def train_struck(lab, name: str, action: str) -> subprocess.CompletedProcess:
+    """Runs train.py on lab's last config in a process group of its own, which does `action` after the fifth step."""
+    command = [sys.executable, '-c', STRUCK, str(ROOT), action, '-config', 'tiny.yaml', '-name', name, '-device', 'cpu']
+    return subprocess.run(command, cwd=lab.folder, capture_output=True, text=True, timeout=120, start_new_session=True)
+
+
+@pytest.mark.parametrize('number', ['SIGINT', 'SIGTERM'])
+def test_signal_to_the_whole_group(lab, number):
+    """Terminals and batch systems signal the data loader's workers too: the step is finished and saved all the same."""
+    lab.write_config(train_dataset={**lab.with_workers(2), 'epoch_batches': 40})
+    struck = train_struck(lab, 'run', f'os.killpg(0, signal.{number}); import time; time.sleep(0.5)')
+    assert struck.returncode == 130
+    assert struck.stderr == 'interrupted: saved save/run/epoch-last.pth; continue with -resume auto\n'
+    assert lab.loaded('run')['batch'] == 5
+
+
 def test_killed_run_continues_from_its_last_checkpoint(lab):
     assert lab.train('whole', epoch_max=3).status == 0
-    command = [sys.executable, '-c', KILLED, str(ROOT), '-config', 'tiny.yaml', '-name', 'killed', '-device', 'cpu']
-    killed = subprocess.run(command, cwd=lab.folder, capture_output=True, text=True, timeout=120)
+    killed = train_struck(lab, 'killed', 'os.kill(os.getpid(), signal.SIGKILL)')
     assert (killed.returncode, killed.stderr) == (-signal.SIGKILL, '')
     assert lab.loaded('killed')['epoch'] == 1
     assert lab.train('killed', '-resume', 'auto', epoch_max=3).status == 0
     assert differences(lab.loaded('whole'), lab.loaded('killed')) == []
     assert not list(lab.save('killed').glob('.*'))
+
+
+@pytest.mark.parametrize('reparam', ['rim', 'refconv'])
+def test_second_stage_starts_at_the_validation_of_the_first(lab, reparam):
+    """Before its first batch stage 2 scores as stage 1 did, and its curves go on where those of stage 1 ended."""
+    assert lab.train('first').status == 0
+    first = scalars(lab.save('first'))
+    model = {'name': 'msit', 'args': {**lab.config['model']['args'], 'reparam': reparam}}
+    done = lab.train('second', '-pretrain', lab.save('first', 'epoch-last.pth'), model=model)
+    assert done.status == 0 and '5 convolutions re-parameterised' in done.out
+    second = scalars(lab.save('second'))
+    for curve in ('val/psnr_x2', 'val/psnr_x3'):
+        step, value = first[curve][-1]
+        assert second[curve][0][0] == step == 2 * BATCHES
+        assert second[curve][0][1] == pytest.approx(value, abs=1e-6)
+    assert [step for step, _ in second['train/loss']] == list(range(2 * BATCHES + 1, 4 * BATCHES + 1))
+    assert lab.loaded('second')['global_batch'] == 4 * BATCHES and lab.loaded('second')['epoch'] == 2
+    before = hashes(lab.folder)
+    refused = lab.train('third', '-pretrain', lab.save('second', 'epoch-last.pth'), model=model)
+    assert refused.status == 2 and one_error_line(refused, f'second-stage file (reparam: {reparam})')
+    assert hashes(lab.folder) == before
 
 
 def test_resume_auto_with_nothing_starts_afresh(lab):
@@ -551,6 +570,7 @@ def test_damaged_training_picture_is_named_in_one_line(lab):
 
 # the shipped configs
 
+ABLATIONS = [f'../ablation/{path.stem}' for path in sorted((ROOT / 'configs/ablation').glob('*.yaml'))]
 SHIPPED = {  # trainable parameters
     'train_edsr_baseline_MsIT': 8_123_980,
     'train_edsr_baseline_MsIT_rim': 6_047_308,
@@ -564,7 +584,7 @@ def test_named_configs_are_shipped():
     assert {path.stem for path in (ROOT / 'configs/train').glob('*.yaml')} >= set(SHIPPED)
 
 
-@pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT / 'configs/train').glob('*.yaml')))
+@pytest.mark.parametrize('name', [*sorted(path.stem for path in (ROOT / 'configs/train').glob('*.yaml')), *ABLATIONS])
 def test_shipped_config_takes_a_step(lab, name):
     """Model, optimiser and schedule as shipped; data, sizes and lengths shrunk. Nothing big is written."""
     config = load_config(ROOT / f'configs/train/{name}.yaml', TRAIN_KEYS)
@@ -579,10 +599,11 @@ def test_shipped_config_takes_a_step(lab, name):
 
     saved = []
     lab.monkeypatch.setattr(engine.trainer, 'save_checkpoint', lambda path, *args, **state: saved.append(path.name))
-    path = lab.folder / f'{name}.yaml'
+    path = lab.folder / 'shrunk.yaml'
     path.write_text(yaml.safe_dump(config))
-    trainer = Trainer(load_config(path, TRAIN_KEYS), lab.save(name), lab.folder / 'data', torch.device('cpu'))
+    trainer = Trainer(load_config(path, TRAIN_KEYS), lab.save('run'), lab.folder / 'data', torch.device('cpu'))
     trainer.train()
+    assert len(scalars(lab.save('run'))['val/psnr_x2']) == 1
     parameters = [p for p in trainer.model.parameters() if p.requires_grad]
     if name in SHIPPED:
         assert sum(p.numel() for p in parameters) == SHIPPED[name]
