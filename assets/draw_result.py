@@ -17,7 +17,7 @@ from datasets.sampling import to_tensor  # noqa: E402
 from engine.cli import Parser, run  # noqa: E402
 from engine.evaluate import save_image, to_image  # noqa: E402
 
-DETAILS = ((180, 236, 360, 336), (584, 84, 764, 184))  # left, top, right, bottom in the original: the sign, the lighthouse
+DETAILS = ((490, 226, 670, 326), (584, 84, 764, 184))  # left, top, right, bottom in the original: the sails, the lighthouse
 ZOOM, GAP, CAPTION = 2, 6, 26
 
 
@@ -29,8 +29,8 @@ def main() -> None:
     lr = to_tensor(read_rgb(HERE / 'harbour.png')).unsqueeze(0)                      # (1, 3, H, W)
     columns = {
         'low resolution': to_image(lr[0]).resize(original.size, Image.Resampling.NEAREST),
-        'bicubic ×4': to_image(models.load('bicubic').upscale(lr, original.size[::-1])[0]),
-        f'{Path(options.model).stem} ×4': to_image(models.load(options.model).upscale(lr, original.size[::-1])[0]),
+        'bicubic x4': to_image(models.load('bicubic').upscale(lr, original.size[::-1])[0]),
+        f'{Path(options.model).stem} x4': to_image(models.load(options.model).upscale(lr, original.size[::-1])[0]),
         'original': original,
     }
     save_image(arrange(columns), HERE / 'result.png')

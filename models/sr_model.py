@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from models import coords
@@ -111,7 +112,7 @@ class SRModel(nn.Module):
         latent = self.encode(self.normalise_lr(lr))
         rgb = self.query_grid(latent, lr.shape[0], height, width)                    # (B, h·w, 3)
         rgb = self.denormalise_rgb(rgb).clamp(0, 1)
-        return rgb.transpose(1, 2).unflatten(2, (height, width)).contiguous()        # (B, 3, h, w)
+        return rearrange(rgb, 'b (h w) c -> b c h w', h=height).contiguous()         # (B, 3, h, w)
 
     def query_grid(self, latent: Any, batch: int, height: int, width: int) -> Tensor:
         """All pixels of an output grid, row-major, in chunks of bounded memory: → (B, h·w, 3), normalised."""

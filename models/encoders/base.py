@@ -1,4 +1,5 @@
 """What every encoder offers: features at LR resolution, or, with its upsampling tail, a fixed-scale network."""
+from einops import rearrange
 from torch import Tensor, nn
 
 from models import coords
@@ -33,7 +34,7 @@ class Encoder(SRModel):
         return latent.flatten(2).gather(2, pixel).transpose(1, 2)                    # (B, Q, 3)
 
     def query_grid(self, latent: Tensor, batch: int, height: int, width: int) -> Tensor:
-        return latent.flatten(2).transpose(1, 2)                                     # the grid is the network's own
+        return rearrange(latent, 'b c h w -> b (h w) c')                             # the grid is the network's own
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from models.coords import nearest_window
@@ -75,7 +76,7 @@ class LocalAttention(nn.Module):
 
     def rows(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B·(H + 2r)·(W + 2r), C): zero-padded, one row per pixel."""
-        return F.pad(x, (self.radius,) * 4).permute(0, 2, 3, 1).flatten(0, 2)
+        return rearrange(F.pad(x, (self.radius,) * 4), 'b c h w -> (b h w) c')
 
     def forward(self, maps: Maps, coord: Tensor) -> Tensor:
         """Weighted value vectors at the queries: maps, (B, Q, 2) → (B, Q, K²·C), in the order (key, head, channel)."""
