@@ -85,7 +85,7 @@ class Place:
         yield
         assert self.tree() == before
 
-    def refused(self, command: str, *arguments, naming: str, status: int = 2, **settings) -> None:
+    def assert_refused(self, command: str, *arguments, naming: str, status: int = 2, **settings) -> None:
         """Asserts status, exactly one line on stderr that holds `naming`, an empty stdout, and no trace in the folder."""
         with self.untouched():
             done = self.call(command, *arguments, **settings)
@@ -317,12 +317,12 @@ def test_demo_refuses(place, arguments, naming):
     whole = (place.folder / 'whole.png').read_bytes()
     (place.folder / 'cut.png').write_bytes(whole[:len(whole) // 2])
     (place.folder / 'empty').mkdir()
-    place.refused('demo', *arguments, naming=naming, cpu='-device' not in arguments)
+    place.assert_refused('demo', *arguments, naming=naming, cpu='-device' not in arguments)
 
 
 @pytest.mark.parametrize('option, value', BAD_SIZES, ids=[' '.join(words) for words in BAD_SIZES])
 def test_demo_refuses_size(place, option, value):
-    place.refused('demo', *BICUBIC, option, value, '-output', 'b.png', naming=option)
+    place.assert_refused('demo', *BICUBIC, option, value, '-output', 'b.png', naming=option)
 
 
 def test_demo_output_below_a_file(place):
@@ -381,7 +381,7 @@ BAD_CONTENT = {
 @pytest.mark.parametrize('edit, naming', BAD_CONTENT.values(), ids=BAD_CONTENT)
 def test_checkpoint_is_refused(place, edit, naming):
     place.checkpoint('bad.pth', edit)
-    place.refused('demo', '-input', 'a.png', '-model', 'bad.pth', naming=naming)
+    place.assert_refused('demo', '-input', 'a.png', '-model', 'bad.pth', naming=naming)
     assert not (place.folder / 'boom').exists()
 
 
@@ -401,13 +401,13 @@ def test_damaged_checkpoint_is_refused(place, legacy):
     cuts = [2, 5, 20, *np.linspace(30, 3000, 40, dtype=int), len(whole) // 2, len(whole) - 20, len(whole) - 1]
     for content in contents + [whole[:cut] for cut in cuts]:
         (place.folder / 'bad.pth').write_bytes(content)
-        place.refused('demo', '-input', 'a.png', '-model', 'bad.pth', naming='bad.pth')
+        place.assert_refused('demo', '-input', 'a.png', '-model', 'bad.pth', naming='bad.pth')
 
 
 def test_pickle_that_runs_code_is_refused(place):
     """A bare pickle, as someone might name .pth."""
     (place.folder / 'bad.pth').write_bytes(pickle.dumps({'model': {'name': 'msit', 'args': {}, 'sd': {}}, 'x': Bomb()}))
-    place.refused('demo', '-input', 'a.png', '-model', 'bad.pth', naming='bad.pth')
+    place.assert_refused('demo', '-input', 'a.png', '-model', 'bad.pth', naming='bad.pth')
     assert not (place.folder / 'boom').exists()
 
 
@@ -590,7 +590,7 @@ BAD_TEST = {
 def test_benchmark_refuses(sets, content, naming):
     if content is not None:
         sets.config('bad.yaml', content)
-    sets.refused('test', '-config', 'bad.yaml', '-model', 'bicubic', '-save-images', naming=naming)
+    sets.assert_refused('test', '-config', 'bad.yaml', '-model', 'bicubic', '-save-images', naming=naming)
 
 
 @pytest.mark.parametrize('arguments, naming', [
@@ -604,7 +604,7 @@ def test_benchmark_refuses(sets, content, naming):
     (('-config', 'mini.yaml', '-model', 'bicubic', '-saveimages'), '-saveimages'),
 ])
 def test_benchmark_refuses_option(sets, arguments, naming):
-    sets.refused('test', *arguments, naming=naming, cpu='-device' not in arguments)
+    sets.assert_refused('test', *arguments, naming=naming, cpu='-device' not in arguments)
 
 
 def training(spec: dict) -> dict:
@@ -681,7 +681,7 @@ def test_training_refuses(sets, path, value, naming):
         value = {key: item for key, item in value.items() if item is not None}
     put(config, path, value)
     sets.config('bad.yaml', config)
-    sets.refused('train', '-config', 'bad.yaml', naming=naming)
+    sets.assert_refused('train', '-config', 'bad.yaml', naming=naming)
 
 
 @pytest.mark.parametrize('arguments, naming', [
@@ -694,7 +694,7 @@ def test_training_refuses(sets, path, value, naming):
 ])
 def test_training_refuses_option(sets, arguments, naming):
     sets.config('good.yaml', training(sets.spec))
-    sets.refused('train', *arguments, naming=naming, cpu='-device' not in arguments)
+    sets.assert_refused('train', *arguments, naming=naming, cpu='-device' not in arguments)
 
 
 # devices
@@ -710,7 +710,7 @@ def test_gpu_on_a_machine_without_one_is_the_cpu(place):
 @pytest.mark.parametrize('number', ['2', '-1'])
 def test_gpu_that_is_not_there_is_refused(place, number):
     place.monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
-    place.refused('demo', *BICUBIC, '-gpu', number, naming=f'-gpu {number}', cpu=False)
+    place.assert_refused('demo', *BICUBIC, '-gpu', number, naming=f'-gpu {number}', cpu=False)
 
 
 # full disks and other failures of the machine
@@ -729,13 +729,13 @@ def test_demo_on_a_full_disk(place, existing):
     if existing:
         place.picture('b.png', 5, 5)
     place.monkeypatch.setattr(Image.Image, 'save', half_written(Image.Image.save, 1))
-    place.refused('demo', *BICUBIC, '-output', 'b.png', status=1, naming='No space left on device')
+    place.assert_refused('demo', *BICUBIC, '-output', 'b.png', status=1, naming='No space left on device')
 
 
 def test_benchmark_on_a_full_disk(sets):
     assert sets.call('test', '-config', 'mini.yaml', '-model', 'bicubic').status == 0
     sets.monkeypatch.setattr(Path, 'write_text', half_written(Path.write_text, 0))
-    sets.refused('test', '-config', 'other.yaml', '-model', 'bicubic', status=1, naming='No space left on device')
+    sets.assert_refused('test', '-config', 'other.yaml', '-model', 'bicubic', status=1, naming='No space left on device')
 
 
 def test_training_on_a_full_disk(sets):

@@ -102,7 +102,7 @@ def grid(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(points, dtype=torch.float64)[None], torch.tensor([[2 / height, 2 / width]], dtype=torch.float64)
 
 
-def user_error(*fragments: str):
+def assert_user_error(*fragments: str):
     """The block raises a UserError of one line that contains every fragment."""
     pattern = ''.join(f'(?=.*{re.escape(fragment)})' for fragment in fragments)
     return pytest.raises(UserError, match=rf'\A{pattern}[^\n]*\Z')
@@ -383,21 +383,21 @@ def test_msit_appends_the_relative_cell_of_its_axis(tiny_msit, cell_decode):
 @EVERY
 @pytest.mark.parametrize('shape', [(3, 7, 9), (1, 1, 7, 9), (1, 4, 7, 9), (0, 3, 7, 9), (1, 3, 0, 9)])
 def test_upscale_refuses_other_shapes(name, shape):
-    with user_error('expected pictures of shape (B, 3, H, W)', str(shape)):
+    with assert_user_error('expected pictures of shape (B, 3, H, W)', str(shape)):
         variant(name, 0).upscale(torch.zeros(shape), (20, 20))
 
 
 @EVERY
 @pytest.mark.parametrize('size', [(6, 18), (14, 8)])
 def test_upscale_refuses_to_shrink(name, size):
-    with user_error(f'{size[0]}x{size[1]} is smaller than the input, 7x9'):
+    with assert_user_error(f'{size[0]}x{size[1]} is smaller than the input, 7x9'):
         variant(name, 0).upscale(picture(), size)
 
 
 @pytest.mark.parametrize('name', ['edsr-baseline', 'rdn'])
 @pytest.mark.parametrize('size', [(7, 9), (14, 19), (21, 27)])
 def test_fixed_scale_network_refuses_another_size(name, size):
-    with user_error('by exactly 2', f'7x9 to {size[0]}x{size[1]}'):
+    with assert_user_error('by exactly 2', f'7x9 to {size[0]}x{size[1]}'):
         variant(name, 0).upscale(picture(), size)
 
 
@@ -447,7 +447,7 @@ def altered(spec: dict, path: str, value: object) -> dict:
 ])
 def test_wrong_spec_is_refused_with_the_path_of_the_key(tiny_msit, path, value, fragments):
     models.make(tiny_msit)  # right as it is
-    with user_error(*fragments):
+    with assert_user_error(*fragments):
         models.make(altered(tiny_msit, path, value))
 
 
@@ -459,7 +459,7 @@ def test_wrong_spec_is_refused_with_the_path_of_the_key(tiny_msit, path, value, 
     ({'args': {}}, 'model.name: expected the name of a model, got None'),
 ])
 def test_wrong_values_are_refused(spec, fragment):
-    with user_error(fragment):
+    with assert_user_error(fragment):
         models.make(spec)
 
 
@@ -475,7 +475,7 @@ def test_a_name_is_registered_once():
 
 @pytest.mark.parametrize('value', [[0.5, 0.5], [], [0.0], [float('nan')]])
 def test_wrong_normalisation_is_refused(tiny_msit, value):
-    with user_error('data_norm.gt.div: expected a list of 1 or 3 numbers'):
+    with assert_user_error('data_norm.gt.div: expected a list of 1 or 3 numbers'):
         models.make(tiny_msit, {**NORM, 'gt': {'sub': [0.5], 'div': value}})
 
 
@@ -509,9 +509,9 @@ def test_saved_model_comes_back_equal(tmp_path, name, norm):
 
 def test_a_name_that_needs_no_weights_loads_and_others_do_not():
     assert type(models.load('bicubic')).__name__ == 'Bicubic'
-    with user_error("'edsr-baseline' has no weights of its own"):
+    with assert_user_error("'edsr-baseline' has no weights of its own"):
         models.load('edsr-baseline')
-    with user_error('nowhere.pth: no such checkpoint file'):
+    with assert_user_error('nowhere.pth: no such checkpoint file'):
         models.load('nowhere.pth')
 
 
@@ -519,7 +519,7 @@ def test_a_name_that_needs_no_weights_loads_and_others_do_not():
 def test_a_file_that_is_no_checkpoint(tmp_path, content):
     path = tmp_path / 'odd.pth'
     path.write_bytes(content)
-    with user_error(str(path), 'checkpoint'):
+    with assert_user_error(str(path), 'checkpoint'):
         models.load(path)
 
 
@@ -529,7 +529,7 @@ def test_a_truncated_checkpoint(tmp_path, tiny_msit, part):
     write(path, tiny_msit)
     content = path.read_bytes()
     path.write_bytes(content[:int(part * len(content))])
-    with user_error(str(path), 'not a checkpoint, or a damaged one'):
+    with assert_user_error(str(path), 'not a checkpoint, or a damaged one'):
         models.load(path)
 
 
@@ -538,7 +538,7 @@ def test_a_truncated_checkpoint(tmp_path, tiny_msit, part):
 def test_a_file_of_another_layout(tmp_path, content):
     path = tmp_path / 'other.pth'
     torch.save(content, path)
-    with user_error(str(path), "expected a checkpoint {'model': {'name', 'args', 'sd'}"):
+    with assert_user_error(str(path), "expected a checkpoint {'model': {'name', 'args', 'sd'}"):
         models.load(path)
 
 
@@ -560,7 +560,7 @@ def test_a_malicious_checkpoint_runs_nothing(tmp_path, plain):
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path)
-    with user_error(str(path), 'more than tensors and plain values'):
+    with assert_user_error(str(path), 'more than tensors and plain values'):
         models.load(path)
     assert not target.exists()
     pickle.loads(pickle.dumps(content))['extra'].close()  # it would have
@@ -582,7 +582,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, tiny_msit, change, message)
     content = torch.load(path, weights_only=True)
     change(content['model']['sd'])
     torch.save(content, path)
-    with user_error(str(path), message):
+    with assert_user_error(str(path), message):
         models.load(path)
 
 
@@ -591,7 +591,7 @@ def test_a_wrong_spec_in_a_file_is_refused_with_its_path(tmp_path, tiny_msit):
     write(path, tiny_msit)
     content = torch.load(path, weights_only=True)
     torch.save({'model': {**content['model'], 'name': 'misit'}}, path)
-    with user_error(f"{path}: model.name: unknown model 'misit'", "did you mean 'msit'"):
+    with assert_user_error(f"{path}: model.name: unknown model 'misit'", "did you mean 'msit'"):
         models.load(path)
 
 

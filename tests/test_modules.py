@@ -168,7 +168,7 @@ def query_points(height: int, width: int) -> torch.Tensor:
     return torch.cat([torch.tensor(points, dtype=torch.float64), noise(8, 2, seed=5).tanh()])
 
 
-def close(actual: torch.Tensor, expected: np.ndarray, tolerance: float = 1e-10) -> None:
+def assert_equals(actual: torch.Tensor, expected: np.ndarray, tolerance: float = 1e-10) -> None:
     assert tuple(actual.shape) == expected.shape
     np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=tolerance, atol=tolerance)
 
@@ -211,7 +211,7 @@ def test_fem_integer_strides_wrap_around_the_picture(stride):
         with torch.set_grad_enabled(grad):
             out = fem(stride)(x)
         for b in range(2):
-            close(out[b], shifted(x[b].numpy(), stride), 1e-15)
+            assert_equals(out[b], shifted(x[b].numpy(), stride), 1e-15)
 
 
 def test_fem_starts_at_exactly_one_pixel():
@@ -224,7 +224,7 @@ def test_fem_starts_at_exactly_one_pixel():
 def test_fem_real_stride_blends_two_shifts(stride, lower, weight):
     x = noise(1, 10, 4, 5)
     expected = (1 - weight) * shifted(x[0].numpy(), lower) + weight * shifted(x[0].numpy(), lower + 1)
-    close(fem(stride)(x)[0], expected, 1e-12)
+    assert_equals(fem(stride)(x)[0], expected, 1e-12)
 
 
 @pytest.mark.parametrize('stride', [0.0, 1.0, 1.4, 2.0, 5.5])
@@ -249,7 +249,7 @@ def test_fem_passes_the_gradient_of_its_input():
         for row in range(3):
             for column in range(4):
                 back[c, (row + 2 * dy) % 3, (column + 2 * dx) % 4] += weight[0, c, row, column]
-    close(x.grad[0], back, 1e-15)
+    assert_equals(x.grad[0], back, 1e-15)
 
 
 def test_fem_negative_parameter_acts_as_zero_and_still_learns():
@@ -281,7 +281,7 @@ def test_authors_fem_sums_two_shifts_and_truncates_its_stride(stride, truncated)
     module.stride.fill_(stride)
     out = module(x)
     for b in range(2):
-        close(out[b], authors_expected(x[b].numpy(), truncated), 1e-12)
+        assert_equals(out[b], authors_expected(x[b].numpy(), truncated), 1e-12)
 
 
 def test_authors_fem_by_hand():
@@ -311,7 +311,7 @@ def test_authors_fem_learns_nothing_and_uses_the_kernels_it_is_given():
                     for b in range(3):
                         expected[c, row, column] += (kernels[c, 0, a, b]
                                                      * x[0, c, (row + 2 * (a - 1)) % 4, (column + 2 * (b - 1)) % 5])
-    close(module(x)[0], expected, 1e-12)
+    assert_equals(module(x)[0], expected, 1e-12)
 
 
 # MSC and SIM
@@ -324,7 +324,7 @@ def test_msc_kernels_grow_from_group_to_group(convs):
     x = noise(2, 8, 4, 5)
     out = module(x)
     for b in range(2):
-        close(out[b], multi_scale(x[b].numpy(), arrays(module), '', convs))
+        assert_equals(out[b], multi_scale(x[b].numpy(), arrays(module), '', convs))
 
 
 def test_msc_of_one_is_a_single_3x3_convolution():
@@ -333,7 +333,7 @@ def test_msc_of_one_is_a_single_3x3_convolution():
         'convs.0.weight': (6, 6, 3, 3), 'convs.0.bias': (6,)}
     x = noise(1, 6, 3, 5)
     w = arrays(module)
-    close(module(x)[0], convolved(x[0].numpy(), w['convs.0.weight'], w['convs.0.bias']))
+    assert_equals(module(x)[0], convolved(x[0].numpy(), w['convs.0.weight'], w['convs.0.bias']))
 
 
 def test_msc_of_sixteen_has_kernels_3_to_33():
@@ -351,16 +351,16 @@ def test_scale_mixing_and_sim(training):
     x, v = noise(2, 6, 3, 4), noise(2, 6, 3, 4, seed=2)
     module = randomise(ScaleMixing(6, 3)).train(training)
     expected = mixed(x.numpy(), arrays(module), '', 3, training)
-    close(module(x), expected)
+    assert_equals(module(x), expected)
     module = randomise(SIM(6, 3)).train(training)
-    close(module(x, v), mixed(x.numpy(), arrays(module), '', 3, training) * v.numpy())
+    assert_equals(module(x, v), mixed(x.numpy(), arrays(module), '', 3, training) * v.numpy())
 
 
 def test_convolution_in_the_place_of_sim():
     x, v = noise(1, 4, 3, 5), noise(1, 4, 3, 5, seed=2)
     module = randomise(ConvMixing(4))
     w = arrays(module)
-    close(module(x, v)[0], convolved(x[0].numpy(), w['conv.weight'], w['conv.bias']) * v[0].numpy())
+    assert_equals(module(x, v)[0], convolved(x[0].numpy(), w['conv.weight'], w['conv.bias']) * v[0].numpy())
 
 
 # MSNO
@@ -385,7 +385,7 @@ def test_msno(fem, sim, training):
         module.fem.stride.data.fill_(1.25)
     x = noise(2, 12, 4, 5)
     expected = operated(x.numpy(), arrays(module), 3, fem, sim, training)
-    close(module(x), expected)
+    assert_equals(module(x), expected)
 
 
 def test_msno_without_biases_where_the_paper_has_none():
@@ -464,7 +464,7 @@ def test_positional_bias_is_the_literal_formula_for_every_key():
             for i in range(5):
                 for j in range(5):
                     expected = bias_of_key(delta_y[b, q, i].item(), delta_x[b, q, j].item(), w, WHOLE_FREQUENCIES)
-                    close(out[b, q, i, j], expected)
+                    assert_equals(out[b, q, i, j], expected)
 
 
 def test_positional_bias_has_16_frequencies_up_to_1023_by_default():
@@ -487,7 +487,7 @@ def test_bilinear_samples(padding):
         for q, (y, x) in enumerate(points.tolist()):
             if padding == 'border':  # beyond the centres of the edge pixels the picture goes on as it is there
                 y, x = min(max(y, -0.75), 0.75), min(max(x, -0.8), 0.8)
-            close(out[b, q], bilinear(image[b].numpy(), y, x), 1e-12)
+            assert_equals(out[b, q], bilinear(image[b].numpy(), y, x), 1e-12)
 
 
 def mapped(z: np.ndarray, w: dict, projections: int) -> np.ndarray:
@@ -512,7 +512,7 @@ def test_mssa(channels, heads, radius, projections, values):
         query = mapped(z[b].numpy(), w, projections)
         value = multi_scale(z[b].numpy(), w, 'value_map.', values)
         expected = attended(query, query, value, coord[b].tolist(), w, WHOLE_FREQUENCIES, heads, radius)
-        close(out[b], expected, 1e-9)
+        assert_equals(out[b], expected, 1e-9)
 
 
 @pytest.mark.parametrize('radius', [0, 1, 3])
@@ -527,7 +527,7 @@ def test_conventional_attention(radius):
         query, key, value = (convolved(z[b].numpy(), w[f'{name}_map.weight'], w[f'{name}_map.bias'])
                              for name in ('query', 'key', 'value'))
         expected = attended(query, key, value, points.tolist(), w, WHOLE_FREQUENCIES, 4, radius)
-        close(out[b], expected, 1e-9)
+        assert_equals(out[b], expected, 1e-9)
 
 
 def test_keys_outside_the_picture_take_part_in_the_softmax():
@@ -537,7 +537,7 @@ def test_keys_outside_the_picture_take_part_in_the_softmax():
             p.zero_()
         module.value_map.convs[0].bias.copy_(torch.tensor([3., 5.]))
     out = module(module.maps(noise(1, 2, 1, 1)), torch.zeros(1, 1, 2, dtype=torch.float64))
-    close(out.view(9, 2), np.array([[0, 0]] * 4 + [[3 / 9, 5 / 9]] + [[0, 0]] * 4), 1e-15)
+    assert_equals(out.view(9, 2), np.array([[0, 0]] * 4 + [[3 / 9, 5 / 9]] + [[0, 0]] * 4), 1e-15)
 
 
 def test_attention_refuses_what_cannot_be():
@@ -579,9 +579,9 @@ def test_reparameterised_kernel_and_output(kind, size):
     module = randomise(kind(2, 3, size))
     w = arrays(module)
     expected = new_kernel(w, kind is rim.RIMConv2d)
-    close(module.kernel(), expected)
+    assert_equals(module.kernel(), expected)
     x = noise(1, 2, 4, 5)
-    close(module(x)[0], convolved(x[0].numpy(), expected, w['bias']))
+    assert_equals(module(x)[0], convolved(x[0].numpy(), expected, w['bias']))
 
 
 @BOTH
