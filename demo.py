@@ -20,6 +20,7 @@ from models.sr_model import SRModel
 from utils import UserError
 
 HERE = Path(__file__).resolve().parent
+OUTPUT = Path('output')
 MAX_PIXELS = 2 ** 30
 
 
@@ -58,14 +59,15 @@ def main() -> None:
 def plan(source: Path, output: Path | None) -> list[tuple[Path, Path | None]]:
     """(picture, file to write) for one picture or a folder; None leaves the file's name to the size that it gets."""
     if source.is_dir():
-        if output is not None and output.exists() and not output.is_dir():
+        output = output or OUTPUT
+        if output.exists() and not output.is_dir():
             raise UserError(f'{output}: is a file, but the input is a folder; name a folder for the output')
-        if output is not None and output.resolve() == source.resolve():
+        if output.resolve() == source.resolve():
             raise UserError(f'{output}: is the input folder itself; name another one for the output')
         files = list_images(source)
         stems = Counter(file.stem for file in files)
         names = {file: file.stem if stems[file.stem] == 1 else file.name for file in files}  # a.png beside a.jpg
-        return [(file, output / f'{names[file]}.png' if output else None) for file in files]
+        return [(file, output / f'{names[file]}.png') for file in files]
     if not source.is_file():
         raise UserError(f'{source}: no such picture or folder')
     if output is not None and output.is_dir():
@@ -87,7 +89,7 @@ def upscale_file(model: SRModel, file: Path, target: Path | None, scale: tuple[f
         raise UserError(f'{option}: {file} would become {size[0]}x{size[1]}, more than {MAX_PIXELS:,} pixels')
     start = time.perf_counter()
     upscaled = to_image(model.upscale(lr.to(model.inp_sub.device), size)[0])
-    target = target or Path('output') / f'{file.stem}_{size[0]}x{size[1]}.png'
+    target = target or OUTPUT / f'{file.stem}_{size[0]}x{size[1]}.png'
     if image.has_transparency_data and target.suffix.lower() in ('.png', '.webp', '.tif', '.tiff'):
         alpha = image.convert('RGBA').getchannel('A')
         upscaled.putalpha(alpha.resize((size[1], size[0]), Image.Resampling.BICUBIC))

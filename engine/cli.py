@@ -26,7 +26,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def choose_device(options: argparse.Namespace) -> torch.device:
-    """The device of -device or -gpu; without either the first GPU, or the CPU on a machine that has none."""
+    """The device of -device or -gpu; without either the first GPU, or the CPU on a machine that has none.
+
+    Turns TF32 convolutions off, which torch has on: a GPU's results are then the CPU's to rounding.
+    """
+    torch.backends.cudnn.allow_tf32 = False
     if options.device is not None:
         if not re.fullmatch(r'cpu|cuda(:\d+)?', options.device):
             raise UserError(f"-device {options.device}: no such device, expected 'cpu', 'cuda' or 'cuda:N'")
