@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 from tqdm import tqdm
@@ -44,9 +45,9 @@ def main() -> None:
     jobs = plan(source, options.output)
     model = models.load(options.model, choose_device(options))
     broken = 0
-    for file, target in tqdm(jobs, 'upscaling', disable=None if len(jobs) > 1 else True, leave=False):
+    for job in tqdm(jobs, 'upscaling', disable=None if len(jobs) > 1 else True, leave=False):
         try:
-            upscale_file(model, file, target, scale, resolution)
+            upscale_file(model, job, scale, resolution)
         except UserError as error:
             if not source.is_dir():
                 raise
@@ -56,45 +57,52 @@ def main() -> None:
         raise UserError(f'{source}: {broken} of {len(jobs)} pictures could not be upscaled, see above; the others are done')
 
 
-def plan(source: Path, output: Path | None) -> list[tuple[Path, Path | None]]:
-    """(picture, file to write) for one picture or a folder; None leaves the file's name to the size that it gets."""
+class Job(NamedTuple):
+    """A picture file and the file to write; without a `target` it goes to OUTPUT as NAME_HxW.png."""
+    file: Path
+    target: Path | None
+    name: str
+
+
+def plan(source: Path, output: Path | None) -> list[Job]:
+    """What to do for one picture, or for every picture of a folder. Raises UserError when it cannot be written there."""
     if source.is_dir():
-        output = output or OUTPUT
-        if output.exists() and not output.is_dir():
-            raise UserError(f'{output}: is a file, but the input is a folder; name a folder for the output')
-        if output.resolve() == source.resolve():
-            raise UserError(f'{output}: is the input folder itself; name another one for the output')
+        folder = output or OUTPUT
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f'{folder}: is a file, but the input is a folder; name a folder for the output')
+        if folder.resolve() == source.resolve():
+            raise UserError(f'{folder}: is the input folder itself; name another one for the output')
         files = list_images(source)
         stems = Counter(file.stem for file in files)
         names = {file: file.stem if stems[file.stem] == 1 else file.name for file in files}  # a.png beside a.jpg
-        return [(file, output / f'{names[file]}.png') for file in files]
+        return [Job(file, output / f'{names[file]}.png' if output else None, names[file]) for file in files]
     if not source.is_file():
         raise UserError(f'{source}: no such picture or folder')
     if output is not None and output.is_dir():
         output = output / f'{source.stem}.png'
     if output is not None and output.suffix.lower() not in SUFFIXES:
         raise UserError(f"{output}: '{output.suffix}' is no picture format to write, expected {', '.join(sorted(SUFFIXES))}")
-    return [(source, output)]
+    return [Job(source, output, source.stem)]
 
 
-def upscale_file(model: SRModel, file: Path, target: Path | None, scale: tuple[float, float],
-                 resolution: tuple[int, int] | None) -> None:
+def upscale_file(model: SRModel, job: Job, scale: tuple[float, float], resolution: tuple[int, int] | None) -> None:
     """Upscales one picture file, transparency (by bicubic) included, and says so in a line."""
-    image = open_image(file)
+    image = open_image(job.file)
     lr = to_tensor(to_rgb(image)).unsqueeze(0)                                       # (1, 3, H, W)
     height, width = lr.shape[2:]
     size = resolution or (round(height * scale[0]), round(width * scale[1]))
     if size[0] * size[1] > MAX_PIXELS:
         option = '-resolution' if resolution else '-scale'
-        raise UserError(f'{option}: {file} would become {size[0]}x{size[1]}, more than {MAX_PIXELS:,} pixels')
+        raise UserError(f'{option}: {job.file} would become {size[0]}x{size[1]}, more than {MAX_PIXELS:,} pixels')
     start = time.perf_counter()
     upscaled = to_image(model.upscale(lr.to(model.inp_sub.device), size)[0])
-    target = target or OUTPUT / f'{file.stem}_{size[0]}x{size[1]}.png'
+    target = job.target or OUTPUT / f'{job.name}_{size[0]}x{size[1]}.png'
     if image.has_transparency_data and target.suffix.lower() in ('.png', '.webp', '.tif', '.tiff'):
         alpha = image.convert('RGBA').getchannel('A')
         upscaled.putalpha(alpha.resize((size[1], size[0]), Image.Resampling.BICUBIC))
     save_image(upscaled, target)
-    tqdm.write(f'{file} ({height}x{width}) -> {target} ({size[0]}x{size[1]}) in {time.perf_counter() - start:.1f} s')
+    seconds = time.perf_counter() - start
+    tqdm.write(f'{job.file} ({height}x{width}) -> {target} ({size[0]}x{size[1]}) in {seconds:.1f} s')
 
 
 def parse_scale(text: str) -> tuple[float, float]:
