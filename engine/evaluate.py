@@ -23,7 +23,8 @@ def evaluate(model: SRModel, dataset: Evaluation, device: torch.device, label: s
     Args:
         label: the model's name in the rows and on the progress bar.
         save: called with every upscaled picture, its scale and its file name.
-    Returns: rows as `spec` of results.json: dataset, scale, protocol, lr, images, psnr, ssim, seconds_per_image, per_image.
+    Returns: rows as results.json holds them, one for each scale: model, dataset, scale, protocol, lr, images, psnr, ssim,
+        seconds_per_image, per_image.
     """
     rows = []
     with tqdm(total=len(dataset) * len(dataset.scales), desc=f'{label} {dataset.name}', disable=None, leave=False) as bar:

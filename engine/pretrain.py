@@ -48,7 +48,7 @@ def family(name: str) -> str:
 
 
 def differences(theirs: dict, ours: dict) -> str:
-    """'file base_dim: 64, config base_dim: 256; …' for the arguments that differ, re-parameterisation aside."""
+    """'the file has base_dim: 64; the config base_dim: 256' for the arguments that differ, re-parameterisation aside."""
     keys = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key) and not key.startswith('reparam'))
 
     def listed(args: dict) -> str:

@@ -208,17 +208,17 @@ class Trainer:
     def restore(self, checkpoint: dict, source: str) -> None:
         """Continues exactly where `save` was called."""
         load_state(self.model, checkpoint['model']['sd'], source)
+        was, now = (config['optimizer'].get('name') for config in (checkpoint, self.config))
+        if was != now:
+            raise UserError(f"{source}: was trained with optimizer '{was}', but the config has '{now}'")
         try:
-            was, now = checkpoint['optimizer']['name'], self.config['optimizer']['name']
-            if was != now:
-                raise UserError(f"{source}: was trained with optimizer '{was}', but the config has '{now}'")
             self.optimizer.load_state_dict(checkpoint['optimizer']['sd'])
             self.epoch, self.batch = int(checkpoint['epoch']), int(checkpoint['batch'])
             self.best = float(checkpoint['best'])
             self.loss_sum, self.lowered = checkpoint['loss_sum'], checkpoint['lowered']
             self.earlier_batches = checkpoint['global_batch'] - self.run_batch
             restore_random_state(checkpoint['random_state'])
-        except (KeyError, TypeError, IndexError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise UserError(f'{source}: its run state is damaged or of another program ({error!r}); it cannot be resumed, '
                             'but -pretrain can start from its weights') from error
         changed = sorted(key for key in {*self.config, *checkpoint['config']}
@@ -255,6 +255,7 @@ def read_run(path: Path) -> dict:
     """The checkpoint of a run of this trainer. Raises UserError when it is another, or has no optimiser state."""
     checkpoint = read_checkpoint(path)
     missing = {'optimizer', 'epoch', 'batch', 'global_batch', 'random_state', 'config'} - set(checkpoint)
+    missing |= {key for key in ('optimizer', 'config') if not isinstance(checkpoint.get(key), dict)}
     if missing:
         raise UserError(f"{path}: holds weights, but not the state of a run ({', '.join(sorted(missing))}), so it cannot be "
                         'resumed; to start from it use -pretrain')
