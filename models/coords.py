@@ -26,6 +26,12 @@ def make_cell(height: int, width: int, device: torch.device | None = None) -> Te
     return torch.tensor([2 / height, 2 / width], device=device, dtype=torch.float64)
 
 
+def pixel_offsets(radius: int, device: torch.device | None = None) -> Tensor:
+    """The window around a pixel: ((2·radius + 1)², 2) int64, (y, x), row-major."""
+    offset = torch.arange(-radius, radius + 1, device=device)
+    return torch.cartesian_prod(offset, offset)
+
+
 def nearest_index(coord: Tensor, n: int) -> Tensor:
     """Index of the pixel of an n-pixel axis nearest to each coordinate, ties to even.
 

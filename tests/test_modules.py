@@ -13,7 +13,8 @@ import torch.nn.functional as F
 
 from models import coords
 from models.layers import sample_bilinear
-from models.msit import rim
+from models.msit import conv, rim
+from models.msit.conv import Conv2d
 from models.msit.fem import FEM, AuthorsFEM
 from models.msit.msc import MSC
 from models.msit.msno import MSNO
@@ -638,7 +639,7 @@ def test_rim_learns_from_its_identity_start():
 def test_folded_equals_unfolded(kind, size):
     module = randomise(kind(2, 3, size)).eval()
     folded = rim.fold(torch.nn.Sequential(module))[0]
-    assert type(folded) is torch.nn.Conv2d
+    assert type(folded) is Conv2d
     assert folded.weight.dtype == torch.float64
     x = noise(1, 2, 6, 7)
     difference = (folded(x) - module(x)).abs().max().item()
@@ -671,12 +672,12 @@ def test_reparam_values_are_checked():
         MSC(4, 1, reparam='rim', reparam_init='zero')
 
 
-@pytest.mark.parametrize('reparam, kind', [('none', torch.nn.Conv2d), ('rim', rim.RIMConv2d), ('refconv', rim.RefConv2d)])
+@pytest.mark.parametrize('reparam, kind', [('none', Conv2d), ('rim', rim.RIMConv2d), ('refconv', rim.RefConv2d)])
 def test_reparam_reaches_msc_query_branch_and_values(reparam, kind):
     options = {'reparam': reparam, 'reparam_init': 'identity'}
     mssa = MSSA(4, heads=2, radius=1, projections=2, value_projections=1, pb_spec=WHOLE_SPEC, **options)
     convs = [*MSNO(4, convs=2, **options).msc.convs, *mssa.query_map.msc.convs, *mssa.value_map.convs]
-    assert [type(conv) for conv in convs] == [kind] * 5
+    assert [type(layer) for layer in convs] == [kind] * 5
     conventional = ConventionalAttention(4, heads=2, radius=1, pb_spec=WHOLE_SPEC, **options)
     assert [type(getattr(conventional, f'{name}_map')) for name in ('query', 'key', 'value')] == [kind] * 3
 
@@ -723,3 +724,33 @@ def test_value_convolution_starts_as_pytorch_starts_it():
     assert 0.99 * bound < conv.weight.abs().max().item() <= bound
     assert conv.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.03)
     assert 0.5 * bound < conv.bias.abs().max().item() <= bound
+
+
+# convolutions by spectra
+
+
+@pytest.mark.parametrize('height, width', [(1, 1), (5, 40), (48, 48), (49, 130)])  # one block, and several, of either axis
+@pytest.mark.parametrize('size', [3, 15, 33])
+def test_spectra_give_the_direct_convolution(size, height, width):
+    x, weight, bias = noise(2, 3, height, width), noise(4, 3, size, size, seed=1), noise(4, seed=2)
+    upstream = noise(2, 4, height, width, seed=3)
+    results = []
+    for convolve in (conv.fft_conv2d, lambda *args: torch.nn.functional.conv2d(*args, padding='same')):
+        inputs = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+        out = convolve(*inputs)
+        results.append((out, *torch.autograd.grad((out * upstream).sum(), inputs)))
+    for fast, direct in zip(*results):
+        assert fast.shape == direct.shape
+        torch.testing.assert_close(fast, direct, rtol=0, atol=1e-12 * direct.abs().max().item())
+
+
+def test_large_kernels_on_cpus_use_spectra(monkeypatch):
+    layers = [conv.Conv2d(1, 1, size) for size in (conv.FFT_KERNEL - 2, conv.FFT_KERNEL)]
+    monkeypatch.setattr(conv, 'fft_conv2d', lambda x, weight, bias: 'spectra')
+    assert isinstance(layers[0](torch.zeros(1, 1, 4, 4)), torch.Tensor)
+    assert layers[1](torch.zeros(1, 1, 4, 4)) == 'spectra'
+
+
+@pytest.mark.parametrize('length, fast', [(1, 2), (11, 12), (17, 18), (21, 24), (80, 80), (97, 100)])
+def test_transform_lengths_have_small_factors(length, fast):
+    assert conv.fast_length(length) == fast

@@ -9,8 +9,9 @@ Linear one scalar: ten parameters a slice, whatever k is. RefConv, the ablation,
 into an ordinary convolution: the same output at no extra cost.
 """
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.msit.conv import Conv2d, conv2d_same
 
 
 class RefConv2d(nn.Module):
@@ -47,13 +48,13 @@ class RefConv2d(nn.Module):
         return self.weight + self.mapped().view_as(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.kernel(), self.bias, padding='same')                 # (B, C_out, H, W)
+        return conv2d_same(x, self.kernel(), self.bias)                              # (B, C_out, H, W)
 
     @torch.no_grad()
     def fold(self) -> nn.Conv2d:
         """The ordinary convolution with the same output."""
         out_channels, in_channels, kernel_size, _ = self.weight.shape
-        conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding='same').to(self.weight)
+        conv = Conv2d(in_channels, out_channels, kernel_size).to(self.weight)
         conv.weight.copy_(self.kernel())
         conv.bias.copy_(self.bias)
         return conv.train(self.training)
@@ -84,7 +85,7 @@ def make_conv(in_channels: int, out_channels: int, kernel_size: int, reparam: st
     if reparam not in REPARAM:
         raise ValueError(f"reparam is '{reparam}', expected one of {', '.join(REPARAM)}")
     if reparam == 'none':
-        return nn.Conv2d(in_channels, out_channels, kernel_size, padding='same')
+        return Conv2d(in_channels, out_channels, kernel_size)
     return REPARAM[reparam](in_channels, out_channels, kernel_size, init=init)
 
 

@@ -1,0 +1,74 @@
+"""Dense "same" convolutions, each in the form that was measured to be fastest for its size and device.
+
+Kernels of MSC go up to 33×33 on 16 channels. From 15×15 on PyTorch's direct convolution is slow on CPUs, its backward by
+factors of 3 to 200; products of spectra give the same sums, more precisely. `benchmarks/convolutions.py` measures both.
+
+Shapes: B batch, C_in and C_out channels, k odd kernel size, r = k // 2, H×W the picture.
+"""
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+FFT_KERNEL = 15  # the smallest k whose spectra win on CPUs, forward and backward together
+
+
+class Conv2d(nn.Conv2d):
+    """Ordinary dense convolution k×k with bias that keeps the size: (B, C_in, H, W) → (B, C_out, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__(in_channels, out_channels, kernel_size, padding='same')
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv2d_same(x, self.weight, self.bias)
+
+
+def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(B, C_in, H, W) convolved with (C_out, C_in, k, k), zeros beyond the border → (B, C_out, H, W)."""
+    if x.device.type == 'cpu' and weight.shape[-1] >= FFT_KERNEL and x.dtype in (torch.float32, torch.float64):
+        return fft_conv2d(x, weight, bias)
+    return F.conv2d(x, weight, bias, padding='same')
+
+
+def fft_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The same sums by products of spectra, exact to rounding; differentiable.
+
+    Large pictures are cut into blocks that overlap by 2r (overlap-save), so that the spectra of the kernels stay small.
+    """
+    height, width = x.shape[2:]
+    radius = weight.shape[-1] // 2
+    (size_y, step_y, blocks_y), (size_x, step_x, blocks_x) = plan_blocks(height, radius), plan_blocks(width, radius)
+    pad_y, pad_x = (blocks_y - 1) * step_y + size_y - height - radius, (blocks_x - 1) * step_x + size_x - width - radius
+    blocks = F.pad(x, (radius, pad_x, radius, pad_y)).unfold(2, size_y, step_y).unfold(3, size_x, step_x)
+
+    spectrum = rearrange(torch.fft.rfft2(blocks), 'b i m n y x -> (y x) (b m n) i')  # m×n blocks, y×x frequencies
+    kernel = rearrange(torch.fft.rfft2(weight, s=(size_y, size_x)).conj(), 'o i y x -> (y x) i o')
+    product = rearrange(spectrum @ kernel, '(y x) (b m n) o -> b o m n y x', b=len(x), m=blocks_y, y=size_y)
+
+    blocks = torch.fft.irfft2(product, s=(size_y, size_x))[..., :step_y, :step_x]    # the rest has wrapped around
+    out = rearrange(blocks, 'b o m n y x -> b o (m y) (n x)')[:, :, :height, :width]
+    return out + bias.to(out).view(-1, 1, 1)
+
+
+def plan_blocks(length: int, radius: int) -> tuple[int, int, int]:
+    """(size of a block's transform, its step, number of blocks) for an axis of `length` pixels.
+
+    One block needs r zeros behind it, which its wrap-around reads as those before it; several need 2r pixels of overlap.
+    """
+    longest = fast_length(5 * radius)
+    if length + radius <= longest:
+        return fast_length(length + radius), length, 1
+    step = longest - 2 * radius
+    return longest, step, -(-length // step)
+
+
+def fast_length(length: int) -> int:
+    """The smallest even number ≥ `length` without prime factors beyond 5: transforms of such lengths are fast."""
+    while True:
+        rest = length
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1 and length % 2 == 0:
+            return length
+        length += 1
