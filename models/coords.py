@@ -59,3 +59,8 @@ def nearest_window(coord: Tensor, n: int, radius: int) -> tuple[Tensor, Tensor]:
     pixel = index.unsqueeze(-1) + window                                             # (…, K)
     delta = ((coord.double() + 1) * n).unsqueeze(-1) - (2 * pixel + 1).double()      # (…, K)
     return index, delta
+
+
+def bilinear_taps(delta: Tensor) -> Tensor:
+    """Weights with which a bilinear sample reads pixels at offsets δ (2.0 per pixel) along one axis: 1 − |δ|/2, at least 0."""
+    return (1 - delta.abs() / 2).clamp(min=0)

@@ -1,7 +1,9 @@
 """Layers that are nobody's invention in particular: the MLP decoder and bilinear sampling of points."""
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.regions import Region
 from models.registry import register
 
 ACTIVATIONS = {'relu': nn.ReLU, 'gelu': nn.GELU}
@@ -36,12 +38,19 @@ class MLP(nn.Module):
         `shared` (B, S) are the last S inputs where all queries of a picture have the same: they pass the first layer once
         per picture, and x (B, Q, in_dim − S) need not be copied to be joined to them.
         """
-        if shared is None:
-            return self.layers(x)
-        first = self.layers[0]
-        own, common = first.weight.split([x.shape[-1], shared.shape[-1]], 1)
-        offset = F.linear(shared, common, first.bias).unsqueeze(1)                   # (B, 1, hidden)
+        own, offset = self.first_layer(x.shape[-1], shared)
         return self.layers[1:](F.linear(x, own) + offset)
+
+    def first_layer(self, own: int, shared: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The first layer cut in two: weights (hidden, own) of the inputs of each query, and the rest as an offset.
+
+        Returns: weight; offset (hidden,), or (B, 1, hidden) with `shared` inputs (B, S).
+        """
+        first = self.layers[0]
+        if shared is None:
+            return first.weight, first.bias
+        weight, common = first.weight.split([own, shared.shape[-1]], 1)
+        return weight, F.linear(shared, common, first.bias).unsqueeze(1)
 
 
 def sample_bilinear(image: Tensor, coord: Tensor, padding: str) -> Tensor:
@@ -56,3 +65,25 @@ def sample_bilinear(image: Tensor, coord: Tensor, padding: str) -> Tensor:
     xy = coord.flip(-1).to(image.dtype).unsqueeze(1)                                 # (B, 1, Q, 2)
     samples = F.grid_sample(image, xy, mode='bilinear', padding_mode=padding, align_corners=False)
     return samples[:, :, 0].transpose(1, 2)                                          # (B, C, 1, Q) → (B, Q, C)
+
+
+def bilinear_grid(image: Tensor, region: Region, rows: Tensor, columns: Tensor) -> Tensor:
+    """Bilinear samples of a picture at the crossings of rows and columns, beyond the edge pixels' centres those pixels.
+
+    Args:
+        image: (B, C, H, W), a region of the picture.
+        rows, columns: (h,) and (w,) float64, coordinates y and x in the picture.
+    Returns: (B, h, w, C).
+    """
+    top, bottom, down = linear_samples(rows, region.height, region.top)
+    left, right, along = linear_samples(columns, region.width, region.left)
+    lines = torch.lerp(image[:, :, top], image[:, :, bottom], down.to(image.dtype).unsqueeze(1))     # (B, C, h, W)
+    samples = torch.lerp(lines[..., left], lines[..., right], along.to(image.dtype))                 # (B, C, h, w)
+    return samples.permute(0, 2, 3, 1)
+
+
+def linear_samples(coord: Tensor, n: int, start: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(n,) coordinates of an axis → the pixels on both sides, counted from `start` on, and the weight of the second."""
+    pixel = ((coord + 1) * n - 1) / 2
+    low = pixel.floor()
+    return tuple(side.clamp(0, n - 1).long() - start for side in (low, low + 1)) + (pixel - low,)

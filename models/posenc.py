@@ -34,10 +34,15 @@ class PositionalBias(nn.Module):
 
     def forward(self, delta_y: Tensor, delta_x: Tensor) -> Tensor:
         """Offsets (B, Q, K) of both axes, in units of half an LR pixel, float64 → bias (B, Q, K, K, h), y before x."""
-        sin_y, sin_x, cos_y, cos_x = self.proj.weight.chunk(4, 1)                    # (h, F) each
-        bias_y = self.axis_features(delta_y) @ torch.cat([sin_y, cos_y], 1).T        # (B, Q, K, h)
-        bias_x = self.axis_features(delta_x) @ torch.cat([sin_x, cos_x], 1).T + self.proj.bias
+        bias_y, bias_x = self.axes(delta_y, delta_x)                                 # (B, Q, K, h)
         return bias_y.unsqueeze(3) + bias_x.unsqueeze(2)
+
+    def axes(self, delta_y: Tensor, delta_x: Tensor) -> tuple[Tensor, Tensor]:
+        """The two functions whose sum is the bias: offsets (…, K) of each axis, float64 → (…, K, h) each."""
+        with torch.autocast(delta_y.device.type, enabled=False):  # half precision would lose the high frequencies
+            sin_y, sin_x, cos_y, cos_x = self.proj.weight.chunk(4, 1)                # (h, F) each
+            bias_y = self.axis_features(delta_y) @ torch.cat([sin_y, cos_y], 1).T
+            return bias_y, self.axis_features(delta_x) @ torch.cat([sin_x, cos_x], 1).T + self.proj.bias
 
     def axis_features(self, delta: Tensor) -> Tensor:
         """(…, K) float64 → (…, K, 2F): sin and cos of ω·δ."""

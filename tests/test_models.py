@@ -12,7 +12,7 @@ from torch import nn
 import models
 from engine.checkpoint import save_checkpoint
 from engine.config import TRAIN_KEYS, load_config
-from models import coords, released, sr_model
+from models import coords, released
 from models.checkpoint import build, read_checkpoint
 from models.msit.rim import RefConv2d, RIMConv2d, fold
 from models.registry import MODELS, Registry
@@ -264,17 +264,17 @@ def test_scattered_coordinates_are_independent_of_each_other(name, index):
 
 
 @EVERY_VARIANT
-def test_chunks_equal_the_whole(name, index, monkeypatch):
+def test_queries_in_chunks_make_the_same_grid(name, index, monkeypatch):
     model, lr = variant(name, index), picture(2)
-    size = sizes(model)[-1]
+    height, width = size = sizes(model)[-1]
     whole = model.upscale(lr, size)
     calls, query = [], model.query
-    monkeypatch.setitem(sr_model.CHUNK_FLOATS, 'cpu', 1000)
     monkeypatch.setattr(model, 'query', lambda *args: calls.append(args[1].shape) or query(*args))
+    monkeypatch.setattr(type(model), 'query_floats', lambda self: 2 ** 22 // 20)
+    monkeypatch.setattr(type(model), 'query_grid', SRModel.query_grid)  # the plain path, query by query
     assert (model.upscale(lr, size) - whole).abs().max() < 1e-5
-    if calls:  # models that make their grid in one go never ask
-        assert len(calls) > 10
-        assert sum(shape[1] for shape in calls) == size[0] * size[1]
+    assert len(calls) == -(-height * width // 10)  # two pictures at a time
+    assert sum(shape[1] for shape in calls) == height * width
 
 
 def test_a_chunk_holds_as_many_queries_as_fit(monkeypatch):
@@ -282,8 +282,9 @@ def test_a_chunk_holds_as_many_queries_as_fit(monkeypatch):
     shapes, query = [], model.query
     monkeypatch.setattr(model, 'query', lambda *args: shapes.append(tuple(args[1].shape)) or query(*args))
     assert model.query_floats() == 3 * 9 * 8  # keys, values, weighted values: 3×3 pixels of 8 channels
-    monkeypatch.setitem(sr_model.CHUNK_FLOATS, 'cpu', 2 * 216 * 100 + 1)
-    model.upscale(picture(2), (14, 18))
+    rows, columns = coords.pixel_centres(14), coords.pixel_centres(18)
+    latent = model.encode(model.normalise_lr(picture(2)))
+    SRModel.query_grid(model, latent, rows, columns, coords.make_cell(14, 18).expand(2, 2), 4 * (2 * 216 * 100 + 1))
     assert shapes == [(2, 100, 2), (2, 100, 2), (2, 52, 2)]
 
 
@@ -624,7 +625,7 @@ def test_a_released_rim_file_loads_folded(shared):
 def test_grids_are_read_in_the_order_y_x():
     """The corners of a picture that shows its own coordinates, through the models' own grid path."""
     class Coordinates(SRModel):
-        def encode(self, lr):
+        def encode(self, lr, region=None):
             return lr
 
         def query(self, latent, coord, cell):

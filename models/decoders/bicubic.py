@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from models import coords
+from models.regions import Region
 from models.registry import register
 from models.sr_model import SRModel
 
@@ -16,19 +17,25 @@ from models.sr_model import SRModel
 class Bicubic(SRModel):
     """Needs no weights. A query reads the pixel of the whole upscaled grid, whose size follows from the cell."""
 
-    def encode(self, lr: Tensor) -> Tensor:
+    def encode(self, lr: Tensor, region: Region | None = None) -> Tensor:
         return lr                                                                    # (B, 3, H, W)
 
-    def query_grid(self, latent: Tensor, batch: int, height: int, width: int) -> Tensor:
-        pictures = latent.permute(0, 2, 3, 1) * self.inp_div + self.inp_sub          # (B, H, W, 3)
+    def grid(self, lr: Tensor, cell: Tensor) -> Tensor:
+        """The whole upscaled pictures: (B, h, w, 3), normalised."""
+        height, width = (2 / cell[0]).round().long().tolist()
+        pictures = lr.permute(0, 2, 3, 1) * self.inp_div + self.inp_sub              # (B, H, W, 3)
         pictures = pictures.mul(255).round().clamp(0, 255).byte().cpu().numpy()
         grids = [np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
                  for picture in pictures]
-        rgb = torch.from_numpy(np.stack(grids)).to(latent) / 255                     # (B, h, w, 3)
-        return self.normalise_rgb(rgb.flatten(1, 2))                                 # (B, h·w, 3)
+        return self.normalise_rgb(torch.from_numpy(np.stack(grids)).to(lr) / 255)
+
+    def query_grid(self, latent: Tensor, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
+        grid = self.grid(latent, cell)
+        y, x = coords.nearest_index(rows, grid.shape[1]), coords.nearest_index(columns, grid.shape[2])
+        return grid[:, y[:, None], x]                                                # (B, h, w, 3)
 
     def query(self, latent: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
-        height, width = (2 / cell[0]).round().long().tolist()
-        grid = self.query_grid(latent, len(latent), height, width)
-        pixel = coords.nearest_index(coord[..., 0], height) * width + coords.nearest_index(coord[..., 1], width)
-        return grid.gather(1, pixel.unsqueeze(-1).expand(-1, -1, 3))                 # (B, Q, 3)
+        grid = self.grid(latent, cell)
+        y = coords.nearest_index(coord[..., 0], grid.shape[1])                       # (B, Q)
+        x = coords.nearest_index(coord[..., 1], grid.shape[2])
+        return grid.flatten(1, 2).gather(1, (y * grid.shape[2] + x).unsqueeze(-1).expand(-1, -1, 3))

@@ -10,9 +10,11 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from models.encoders.base import Encoder
-from models.layers import sample_bilinear
+from models.layers import bilinear_grid, sample_bilinear
+from models.msit.grid import decode_grid
 from models.msit.msno import MSNO
 from models.msit.mssa import MSSA, ConventionalAttention, Maps
+from models.regions import Region, wrapped
 from models.registry import MODELS, register
 from models.sr_model import SRModel
 
@@ -20,7 +22,7 @@ POSENC = {'name': 'posenc', 'args': {'posenc_scale': 10, 'enc_dims': 64}}
 
 
 class Latent(NamedTuple):
-    """lr: (B, 3, H, W), normalised; maps: what MSSA reads."""
+    """Of a region of H×W LR pixels. lr: (B, 3, H, W), normalised; maps: what MSSA reads, with the region."""
     lr: Tensor
     maps: Maps
 
@@ -70,18 +72,45 @@ class MSIT(SRModel):
         self.cell_decode = cell_decode
         self.attended = (2 * radius + 1) ** 2 * base_dim                             # K²·C
         self.imnet = MODELS.make(imnet_spec, 'imnet_spec', in_dim=self.attended + 2 * cell_decode)
+        self.encode_floats = self.encoder.encode_floats + 9 * base_dim
 
-    def encode(self, lr: Tensor) -> Latent:
-        features = self.encoder.features(lr)                                         # (B, F, H, W)
-        z = self.msno(self.widen(features))                                          # (B, C, H, W)
-        return Latent(lr, self.mssa.maps(z))
+    @property
+    def reach(self) -> int:
+        return self.encoder.reach + self.msno.fem.reach + self.msno.reach + self.mssa.reach
+
+    def encode(self, lr: Tensor, region: Region | None = None) -> Latent:
+        if region and not region.is_whole:
+            raise ValueError('FEM wraps around the whole picture: encode a part of it with encode_region')
+        return self.decode_features(lr, self.encoder.features(lr), 0, Region.whole(*lr.shape[2:]))
+
+    def encode_region(self, lr: Tensor, region: Region, halo: int | None = None) -> Latent:
+        """FEM wraps around the picture, so a region at its border reads features of the opposite side too."""
+        outer = region.grow(self.mssa.reach + self.msno.reach)
+        margin = self.msno.fem.reach
+        features = wrapped(lambda part: self.encoder.features_of(lr, part, halo), outer, margin)
+        return self.decode_features(outer.of(lr), features, margin, outer)
+
+    def decode_features(self, lr: Tensor, features: Tensor, margin: int, region: Region) -> Latent:
+        """Features (B, F, H, W) of the encoder, with FEM's margin around them, → the latent of a region of H×W pixels."""
+        z = self.msno(self.widen(features), margin)                                  # (B, C, H, W)
+        return Latent(lr, self.mssa.maps(z, region))
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
+        region = latent.maps.region
         x = self.mssa(latent.maps, coord)                                            # (B, Q, K²·C)
-        relative_cell = None
-        if self.cell_decode:
-            relative_cell = (cell * cell.new_tensor(latent.lr.shape[2:])).to(x)      # (B, 2), 2/s of each axis
-        return self.imnet(x, relative_cell) + sample_bilinear(latent.lr, coord, 'border')   # (B, Q, 3)
+        x = self.imnet(x, self.relative_cell(region, cell))
+        return x + sample_bilinear(latent.lr, region.local(coord), 'border')         # (B, Q, 3)
+
+    def query_grid(self, latent: Latent, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
+        region = latent.maps.region
+        x = decode_grid(self.mssa, self.imnet, latent.maps, rows, columns, self.relative_cell(region, cell), memory)
+        return x + bilinear_grid(latent.lr, region, rows, columns)                   # (B, h, w, 3)
+
+    def relative_cell(self, region: Region, cell: Tensor) -> Tensor | None:
+        """(B, 2) → (B, 2): the size of an output pixel in half LR pixels, 2/s of each axis; None when it is not decoded."""
+        if not self.cell_decode:
+            return None
+        return (cell * cell.new_tensor([region.height, region.width])).to(self.inp_sub)
 
     def query_floats(self) -> int:
         return 3 * self.attended  # gathered keys, gathered values, weighted values

@@ -1,10 +1,22 @@
 """What every encoder offers: features at LR resolution, or, with its upsampling tail, a fixed-scale network."""
+from typing import NamedTuple
+
 from einops import rearrange
 from torch import Tensor, nn
 
 from models import coords
+from models.regions import Region
 from models.sr_model import SRModel
 from utils import UserError
+
+TAIL_REACH = 3  # LR pixels that an upsampling tail sees beyond its own, at most
+
+
+class Upsampled(NamedTuple):
+    """rgb: (B, 3, s·H, s·W), normalised, of a region of H×W LR pixels; scale: s."""
+    rgb: Tensor
+    region: Region
+    scale: int
 
 
 class Encoder(SRModel):
@@ -13,28 +25,45 @@ class Encoder(SRModel):
     Attributes:
         out_channels: channels of `features`; 3 with the upsampling tail.
         fixed_scale: factor of the upsampling tail; None without one: then it is an encoder only.
+        reach: how far a feature sees, in LR pixels.
+        encode_floats: numbers per LR pixel that `features` holds at its widest point.
     """
 
     out_channels: int
+    reach: int
+    encode_floats: int
 
     def features(self, x: Tensor) -> Tensor:
         """Normalised LR (B, 3, H, W) → (B, out_channels, H, W), or RGB (B, 3, s·H, s·W) with the tail."""
         raise NotImplementedError
 
-    def encode(self, lr: Tensor) -> Tensor:
+    def features_of(self, lr: Tensor, region: Region, halo: int | None = None) -> Tensor:
+        """Features (B, out_channels, h, w) of a region of the whole picture (B, 3, H, W).
+
+        Args:
+            halo: pixels around the region that are looked at, at most `reach`, which is exact and the default.
+        """
+        outer = region.grow(self.reach if halo is None else min(halo, self.reach))
+        return region.of(self.features(outer.of(lr)), outer)
+
+    def encode(self, lr: Tensor, region: Region | None = None) -> Upsampled:
         if self.fixed_scale is None:
             raise UserError('an encoder without its upsampling tail makes no picture: set no_upsampling to false')
-        return self.features(lr)
+        return Upsampled(self.features(lr), region or Region.whole(*lr.shape[2:]), self.fixed_scale)
 
-    def query(self, latent: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
+    def query(self, latent: Upsampled, coord: Tensor, cell: Tensor) -> Tensor:
         """The pixels of the network's own output grid that are nearest to the coordinates; `cell` plays no part."""
-        y = coords.nearest_index(coord[..., 0], latent.shape[2])                     # (B, Q)
-        x = coords.nearest_index(coord[..., 1], latent.shape[3])
-        pixel = (y * latent.shape[3] + x).unsqueeze(1).expand(-1, latent.shape[1], -1)
-        return latent.flatten(2).gather(2, pixel).transpose(1, 2)                    # (B, Q, 3)
+        scale, region = latent.scale, latent.region
+        y = coords.nearest_index(coord[..., 0], scale * region.height) - scale * region.top          # (B, Q)
+        x = coords.nearest_index(coord[..., 1], scale * region.width) - scale * region.left
+        pixel = (y * latent.rgb.shape[3] + x).unsqueeze(1).expand(-1, 3, -1)
+        return latent.rgb.flatten(2).gather(2, pixel).transpose(1, 2)                # (B, Q, 3)
 
-    def query_grid(self, latent: Tensor, batch: int, height: int, width: int) -> Tensor:
-        return rearrange(latent, 'b c h w -> b (h w) c')                             # the grid is the network's own
+    def query_grid(self, latent: Upsampled, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
+        scale, region = latent.scale, latent.region                                  # the grid is the network's own
+        y = coords.nearest_index(rows, scale * region.height) - scale * region.top
+        x = coords.nearest_index(columns, scale * region.width) - scale * region.left
+        return rearrange(latent.rgb[:, :, y[:, None], x], 'b c h w -> b h w c')
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:

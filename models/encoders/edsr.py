@@ -6,7 +6,7 @@ released checkpoints.
 """
 from torch import Tensor, nn
 
-from models.encoders.base import Encoder, conv3x3, upsampling
+from models.encoders.base import TAIL_REACH, Encoder, conv3x3, upsampling
 from models.registry import register
 
 
@@ -45,6 +45,8 @@ class EDSR(Encoder):
         if not no_upsampling:
             self.tail = nn.Sequential(nn.Sequential(*upsampling(n_feats, n_feats, scale)), conv3x3(n_feats, 3))
             self.out_channels, self.fixed_scale = 3, scale
+        self.reach = 2 * n_resblocks + 2 + TAIL_REACH * (not no_upsampling)
+        self.encode_floats = 6 * n_feats
 
     def features(self, x: Tensor) -> Tensor:
         x = self.head(x)                                                             # (B, F, H, W)

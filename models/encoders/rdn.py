@@ -6,7 +6,7 @@ Parameter names are those of released checkpoints.
 import torch
 from torch import Tensor, nn
 
-from models.encoders.base import Encoder, conv3x3, upsampling
+from models.encoders.base import TAIL_REACH, Encoder, conv3x3, upsampling
 from models.registry import register
 
 CONFIGS = {'A': (20, 6, 32), 'B': (16, 8, 64)}  # dense blocks, convolutions in each, growth
@@ -62,6 +62,8 @@ class RDN(Encoder):
         if not no_upsampling:
             self.UPNet = nn.Sequential(*upsampling(G0, growth, scale), conv3x3(growth, 3))
             self.out_channels, self.fixed_scale = 3, scale
+        self.reach = n_blocks * n_convs + 3 + TAIL_REACH * (not no_upsampling)
+        self.encode_floats = 2 * n_blocks * G0 + 3 * (G0 + n_convs * growth)
 
     def features(self, x: Tensor) -> Tensor:
         shallow = self.SFENet1(x)                                                    # (B, F, H, W)

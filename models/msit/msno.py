@@ -4,12 +4,12 @@ Shapes: B batch, C base_dim, H×W the LR grid.
 """
 from torch import Tensor, nn
 
-from models.msit.fem import FEM, AuthorsFEM
+from models.msit.fem import FEM, AuthorsFEM, NoFEM, window
 from models.msit.msc import MSC
-from models.msit.rim import init_fan_out
+from models.msit.rim import init_fan_out, largest_radius
 from models.msit.sim import SIM, ConvMixing
 
-FEM_KINDS = {'paper': lambda channels: FEM(), 'authors': AuthorsFEM, 'none': lambda channels: nn.Identity()}
+FEM_KINDS = {'paper': lambda channels: FEM(), 'authors': AuthorsFEM, 'none': lambda channels: NoFEM()}
 
 
 class MSNO(nn.Module):
@@ -36,7 +36,17 @@ class MSNO(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
         init_fan_out(self, reparam_init)
 
-    def forward(self, x: Tensor) -> Tensor:
-        v = self.modulation(x)                                                       # (B, C, H, W), as all below
-        s = self.msc(self.fem(self.embed(x)))
+    @property
+    def reach(self) -> int:
+        """How far its outputs see, in pixels, FEM's shifts aside."""
+        return largest_radius(self)
+
+    def forward(self, x: Tensor, margin: int = 0) -> Tensor:
+        """(B, C, H, W), the whole picture, → Z'' (B, C, H, W).
+
+        With a margin m (FEM's `reach`) x is (B, C, H + 2m, W + 2m), a part of the picture with the pixels around it that the
+        shifts read, which continue on the picture's other side where it ends.
+        """
+        v = self.modulation(window(x, margin, 0, 0))                                 # (B, C, H, W), as all below
+        s = self.msc(self.fem(self.embed(x), wrapped=margin > 0))
         return self.proj(self.sim(s, v))

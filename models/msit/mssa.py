@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.coords import nearest_window
-from models.layers import sample_bilinear
+from models.coords import nearest_window, pixel_offsets
 from models.msit.msc import MSC
-from models.msit.rim import init_fan_out, make_conv
+from models.msit.rim import init_fan_out, largest_radius, make_conv
 from models.msit.sim import ScaleMixing
+from models.regions import Region
 from models.registry import MODELS
 
 
@@ -32,14 +32,15 @@ class MultiScaleQuery(nn.Module):
 
 
 class Maps(NamedTuple):
-    """What attention reads: all that does not depend on the queries.
+    """What attention reads: all that does not depend on the queries, for a region of H×W pixels of the picture.
 
-    query: (B, C, H, W), sampled bilinearly.
-    keys, values: (B·(H + 2r)·(W + 2r), C), channels last, with the r zero vectors beyond every border.
+    queries, keys, values: (B·(H + 2p)·(W + 2p), C), one row per pixel, channels last, with p = max(r, 1) zero vectors beyond
+        every border.
     """
-    query: Tensor
+    queries: Tensor
     keys: Tensor
     values: Tensor
+    region: Region
 
 
 class LocalAttention(nn.Module):
@@ -65,44 +66,67 @@ class LocalAttention(nn.Module):
         if radius < 0:
             raise ValueError(f'the window radius is {radius}, expected 0 or more')
         self.heads, self.radius = heads, radius
+        self.padding = max(radius, 1)  # bilinear samples read one pixel beyond the border
         self.key_map = None
         self.position_bias = MODELS.make(pb_spec, 'pb_spec', heads=heads)
 
-    def maps(self, z: Tensor) -> Maps:
-        """Z'' (B, C, H, W) → the maps that queries read."""
+    @property
+    def reach(self) -> int:
+        """How far from a query's nearest pixel Z'' is read, in pixels."""
+        return self.padding + largest_radius(self)
+
+    def maps(self, z: Tensor, region: Region | None = None) -> Maps:
+        """Z'' (B, C, H, W) of a region, or of the whole picture, → the maps that queries read."""
         query = self.query_map(z)
-        key = query if self.key_map is None else self.key_map(z)
-        return Maps(query, self.rows(key), self.rows(self.value_map(z)))
+        queries = self.rows(query)
+        keys = queries if self.key_map is None else self.rows(self.key_map(z))
+        return Maps(queries, keys, self.rows(self.value_map(z)), region or Region.whole(*z.shape[2:]))
 
     def rows(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B·(H + 2r)·(W + 2r), C): zero-padded, one row per pixel."""
-        return rearrange(F.pad(x, (self.radius,) * 4), 'b c h w -> (b h w) c')
+        """(B, C, H, W) → (B·(H + 2p)·(W + 2p), C): zero-padded, one row per pixel."""
+        return rearrange(F.pad(x, (self.padding,) * 4), 'b c h w -> (b h w) c')
+
+    def row_index(self, region: Region, picture: Tensor | int, y: Tensor, x: Tensor) -> Tensor:
+        """Rows of the maps that hold the pixels (y, x) of a picture of the batch: int64, broadcast."""
+        height, width = (region.bottom - region.top + 2 * self.padding, region.right - region.left + 2 * self.padding)
+        return (picture * height + y - region.top + self.padding) * width + x - region.left + self.padding
 
     def forward(self, maps: Maps, coord: Tensor) -> Tensor:
         """Weighted value vectors at the queries: maps, (B, Q, 2) → (B, Q, K²·C), in the order (key, head, channel)."""
-        channels, height, width = maps.query.shape[1:]
-        index_y, delta_y = nearest_window(coord[..., 0], height, self.radius)        # (B, Q), (B, Q, K)
-        index_x, delta_x = nearest_window(coord[..., 1], width, self.radius)
+        rows, attention = self.attend(maps, coord)
+        values = F.embedding(rows, maps.values).unflatten(3, (self.heads, -1))       # (B, Q, K², h, d)
+        return (attention.unsqueeze(-1) * values).flatten(2)
+
+    def attend(self, maps: Maps, coord: Tensor) -> tuple[Tensor, Tensor]:
+        """What each query attends to: maps, (B, Q, 2) → rows of the maps (B, Q, K²) and weights (B, Q, K², h)."""
+        region = maps.region
+        index_y, delta_y = nearest_window(coord[..., 0], region.height, self.radius)  # (B, Q), (B, Q, K)
+        index_x, delta_x = nearest_window(coord[..., 1], region.width, self.radius)
         bias = self.position_bias(delta_y, delta_x).flatten(2, 3)                    # (B, Q, K², h)
 
-        rows = self.window_rows(index_y, index_x, height, width)                     # (B, Q, K²)
-        split = (self.heads, channels // self.heads)
-        keys = F.embedding(rows, maps.keys).unflatten(3, split)                      # (B, Q, K², h, d)
-        values = F.embedding(rows, maps.values).unflatten(3, split)
-        query = sample_bilinear(maps.query, coord, 'zeros').unflatten(2, split)      # (B, Q, h, d)
+        window = pixel_offsets(self.radius, coord.device)                            # (K², 2)
+        picture = torch.arange(len(coord), device=coord.device).view(-1, 1, 1)
+        rows = self.row_index(region, picture, index_y.unsqueeze(2) + window[:, 0], index_x.unsqueeze(2) + window[:, 1])
+        keys = F.embedding(rows, maps.keys).unflatten(3, (self.heads, -1))           # (B, Q, K², h, d)
+        query = self.sample_queries(maps, coord).unflatten(2, (self.heads, -1))      # (B, Q, h, d)
+        logits = (query.unsqueeze(2) * keys).sum(-1) / query.shape[-1] ** 0.5 + bias  # (B, Q, K², h)
+        return rows, logits.softmax(2)
 
-        logits = (query.unsqueeze(2) * keys).sum(-1) / split[1] ** 0.5 + bias        # (B, Q, K², h)
-        attention = logits.softmax(2)
-        return (attention.unsqueeze(-1) * values).flatten(2)                         # (B, Q, K²·C)
+    def sample_queries(self, maps: Maps, coord: Tensor) -> Tensor:
+        """Bilinear samples of the query map, zeros beyond the border: (B, Q, 2) → (B, Q, C)."""
+        size = coord.new_tensor([maps.region.height, maps.region.width])
+        pixel = ((coord + 1) * size - 1) / 2                                         # (B, Q, 2), real
+        low = pixel.floor()
+        high_weight = (pixel - low).to(maps.queries.dtype)                           # of the next pixel, for each axis
+        (y, x), (weight_y, weight_x) = low.long().unbind(-1), high_weight.unsqueeze(-2).unbind(-1)   # (B, Q), (B, Q, 1)
+        left, right = (self.sample_column(maps, y, x + i, weight_y) for i in (0, 1))
+        return left + weight_x * (right - left)
 
-    def window_rows(self, index_y: Tensor, index_x: Tensor, height: int, width: int) -> Tensor:
-        """Rows of the padded maps in the window around each centre pixel: (B, Q) twice → (B, Q, K²), row-major."""
-        padded_height, padded_width = height + 2 * self.radius, width + 2 * self.radius
-        offset = torch.arange(2 * self.radius + 1, device=index_y.device)
-        batch = torch.arange(len(index_y), device=index_y.device).view(-1, 1, 1, 1)
-        y = index_y[:, :, None, None] + offset[:, None]                              # (B, Q, K, 1), padded by r
-        x = index_x[:, :, None, None] + offset                                       # (B, Q, 1, K)
-        return ((batch * padded_height + y) * padded_width + x).flatten(2)
+    def sample_column(self, maps: Maps, y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """Linear samples of the query map between the pixels (y, x) and (y + 1, x): (B, Q) each, (B, Q, 1) → (B, Q, C)."""
+        picture = torch.arange(len(y), device=y.device).view(-1, 1)
+        low, high = (F.embedding(self.row_index(maps.region, picture, y + i, x), maps.queries) for i in (0, 1))
+        return low + weight * (high - low)
 
 
 class MSSA(LocalAttention):

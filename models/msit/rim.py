@@ -99,6 +99,11 @@ def fold(module: nn.Module) -> nn.Module:
     return module
 
 
+def largest_radius(module: nn.Module) -> int:
+    """k // 2 of the largest convolution below `module`, re-parameterised ones included."""
+    return max(layer.weight.shape[-1] // 2 for layer in module.modules() if isinstance(layer, (nn.Conv2d, RefConv2d)))
+
+
 def map_parameters(module: nn.Module) -> list[str]:
     """Names of the parameters below `module` that only a re-parameterised network has: those of the kernel maps."""
     return [f'{path}.{name}' for path, layer in module.named_modules() if isinstance(layer, RefConv2d)
