@@ -42,8 +42,10 @@ def fft_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     blocks = F.pad(x, (radius, pad_x, radius, pad_y)).unfold(2, size_y, step_y).unfold(3, size_x, step_x)
 
     spectrum = rearrange(torch.fft.rfft2(blocks), 'b i m n y x -> (y x) (b m n) i')  # m×n blocks, y×x frequencies
-    kernel = rearrange(torch.fft.rfft2(weight, s=(size_y, size_x)).conj(), 'o i y x -> (y x) i o')
-    product = rearrange(spectrum @ kernel, '(y x) (b m n) o -> b o m n y x', b=len(x), m=blocks_y, y=size_y)
+    kernel = rearrange(torch.fft.rfft2(weight, s=(size_y, size_x)), 'o i y x -> (y x) i o')
+    # contiguous: a product of many small complex matrices would otherwise copy them one by one
+    product = spectrum.contiguous() @ kernel.contiguous().conj_physical()
+    product = rearrange(product, '(y x) (b m n) o -> b o m n y x', b=len(x), m=blocks_y, y=size_y)
 
     blocks = torch.fft.irfft2(product, s=(size_y, size_x))[..., :step_y, :step_x]    # the rest has wrapped around
     out = rearrange(blocks, 'b o m n y x -> b o (m y) (n x)')[:, :, :height, :width]

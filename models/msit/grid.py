@@ -13,6 +13,7 @@ Where an LR pixel has a single query, u would cost more than that query's own pr
 Shapes: B batch, C base_dim, r window radius, K = 2r + 1, h heads of d = C/h channels, M width of the first layer; in a block
 P = I·J LR pixels (I rows, J columns) with S = m·n queries each.
 """
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -24,14 +25,14 @@ from models.coords import bilinear_taps, nearest_window, pixel_offsets
 from models.layers import MLP
 from models.msit.mssa import LocalAttention, Maps
 
-CPU_PIXELS, CPU_QUERIES = 32, 2048  # of a block: what a CPU's caches hold
+CPU_PIXELS, CPU_QUERIES = 64, 4096  # of a block: what a CPU's caches hold
 
 
 class Lines(NamedTuple):
     """Output rows, or columns, for the I rows (columns) of LR pixels that have m of them each.
 
     lr: (I,) the LR lines. out: (I, m) the output lines, positions in the given coordinates.
-    taps: (I, m, 3) bilinear weights of the LR lines before, at and after. bias: (I, m, h·K²) their part of the bias.
+    taps: (I, m, 3) bilinear weights of the LR lines before, at and after. bias: (I, m, h, K²) their part of the bias.
     """
     lr: Tensor
     out: Tensor
@@ -72,25 +73,30 @@ def decode_grid(mssa: LocalAttention, imnet: MLP, maps: Maps, rows: Tensor, colu
 
 
 class GridDecoder:
-    """Decodes blocks of LR pixels with equally many queries each; holds what all blocks share."""
+    """Decodes blocks of LR pixels with equally many queries each; holds what all blocks share.
+
+    Heads are taken one by one on CPUs, where u of a single one stays in the caches, else all at once: G at a time.
+    """
 
     def __init__(self, mssa: LocalAttention, imnet: MLP, maps: Maps, shared: Tensor | None):
         self.mssa, self.imnet, self.maps = mssa, imnet, maps
         self.channels = maps.values.shape[1]
-        self.exact = torch.promote_types(maps.values.dtype, torch.float32)  # of logits
         self.keys = (2 * mssa.radius + 1) ** 2                                       # K²
-        weight, offset = imnet.first_layer(self.keys * self.channels, shared)        # (M, K²·C)
-        self.weight, self.offset = weight, offset.expand(len(offset) if offset.ndim == 3 else 1, 1, -1)
-        split = {'k': self.keys, 'h': mssa.heads}
-        self.weight_by_head = rearrange(weight, 'm (k h d) -> (h k) d m', **split).contiguous()
+        self.exact = torch.promote_types(maps.values.dtype, torch.float32)  # of logits
+        self.on_cpu = maps.values.device.type == 'cpu'
+        self.weight, offset = imnet.first_layer(self.keys * self.channels, shared)   # (M, K²·C)
+        self.offset = offset.expand(len(offset) if offset.ndim == 3 else 1, 1, -1)   # (B or 1, 1, M)
+        self.heads = torch.arange(mssa.heads).split(1 if self.on_cpu else mssa.heads)
+        self.weight_by_head = rearrange(self.weight, 'm (k h d) -> h k d m', k=self.keys, h=mssa.heads).contiguous()
         self.values_by_head = rearrange(maps.values, 'row (h d) -> h row d', h=mssa.heads).contiguous()
 
     def block_pixels(self, queries: int, memory: int) -> int:
         """P for LR pixels with S queries each."""
-        per_pixel = 4 * (self.keys * (self.mssa.heads * len(self.weight) + 4 * self.channels)
-                         + queries * (4 * self.keys * self.mssa.heads + 3 * len(self.weight)))
-        pixels = memory // per_pixel
-        if self.weight.device.type == 'cpu':
+        group = len(self.heads[0])
+        per_pixel = self.keys * (group * len(self.weight) + 4 * self.channels)
+        per_query = 4 * group * self.keys + 4 * len(self.weight)
+        pixels = memory // (4 * (per_pixel + queries * per_query))
+        if self.on_cpu:
             pixels = min(pixels, CPU_PIXELS, CPU_QUERIES // queries)
         return max(1, pixels)
 
@@ -99,51 +105,68 @@ class GridDecoder:
         region, radius = self.maps.region, self.mssa.padding
         index_y, delta_y = nearest_window(rows, region.height, radius)               # (h,), (h, 2·padding + 1)
         index_x, delta_x = nearest_window(columns, region.width, radius)
-        inner = slice(radius - self.mssa.radius, radius + self.mssa.radius + 1)
-        bias_y, bias_x = self.mssa.position_bias.axes(delta_y[:, inner], delta_x[:, inner])          # (h, K, heads)
+        window = slice(radius - self.mssa.radius, radius + self.mssa.radius + 1)
+        bias_y, bias_x = self.mssa.position_bias.axes(delta_y[:, window], delta_x[:, window])        # (h, K, heads)
         size = bias_y.shape[1]
-        bias_y = bias_y.transpose(1, 2).unsqueeze(3).expand(-1, -1, -1, size).flatten(1)             # (h, heads·K²)
-        bias_x = bias_x.transpose(1, 2).unsqueeze(2).expand(-1, -1, size, -1).flatten(1)
-        middle = slice(radius - 1, radius + 2)
+        bias_y = bias_y.transpose(1, 2).unsqueeze(3).expand(-1, -1, -1, size).flatten(2)             # (h, heads, K²)
+        bias_x = bias_x.transpose(1, 2).unsqueeze(2).expand(-1, -1, size, -1).flatten(2)
+        near = slice(radius - 1, radius + 2)
         scale = (self.channels // self.mssa.heads) ** -0.5  # of the logits
-        return (group(index_y, bilinear_taps(delta_y[:, middle]) * scale, bias_y),
-                group(index_x, bilinear_taps(delta_x[:, middle]), bias_x))
+        return (group(index_y, bilinear_taps(delta_y[:, near]) * scale, bias_y),
+                group(index_x, bilinear_taps(delta_x[:, near]), bias_x))
 
     def __call__(self, picture: int, ys: Lines, xs: Lines) -> Tensor:
         """RGB without the skip of the queries of I×J LR pixels: (I·m, J·n, 3)."""
-        y, x = ys.lr.view(-1, 1, 1), xs.lr.view(1, -1, 1)                            # (I, 1, 1), (1, J, 1)
-        window, near = pixel_offsets(self.mssa.radius, y.device), pixel_offsets(1, y.device)
-        rows, near_rows = (
-            self.mssa.row_index(self.maps.region, picture, y + offset[:, 0], x + offset[:, 1]).flatten(0, 1)
-            for offset in (window, near))                                            # (P, K²), (P, 9)
-        with torch.autocast(y.device.type, enabled=False):  # frequencies up to 1023: half precision would not do
-            gram = self.gram(near_rows, rows)                                        # (P, 9, h·K²)
-            bias = ys.bias[:, None, :, None] + xs.bias[None, :, None]                # (I, J, m, n, h·K²)
-            taps = ys.taps[:, None, :, None, :, None] * xs.taps[None, :, None, :, None]              # (I, J, m, n, 3, 3)
-            bias, taps = (tensor.flatten(2, 3).flatten(0, 1) for tensor in (bias, taps.flatten(4)))  # (P, S, …)
-            logits = torch.baddbmm(bias, taps, gram)                        # (P, S, h·K²)
-            attention = logits.unflatten(2, (self.mssa.heads, -1)).softmax(3)
-        x = self.first_layer(picture, rows, attention.flatten(2))                    # (P, S, M)
+        rows = self.rows(picture, ys, xs, self.mssa.radius)                          # (P, K²)
+        queries = F.embedding(self.rows(picture, ys, xs, 1), self.maps.queries)      # (P, 9, C)
+        keys = F.embedding(rows, self.maps.keys)                                     # (P, K², C)
+        taps = ys.taps[:, None, :, None, :, None] * xs.taps[None, :, None, :, None]  # (I, J, m, n, 3, 3)
+        taps = taps.flatten(4).flatten(2, 3).flatten(0, 1)                           # (P, S, 9)
+        attentions = (self.attend(heads, queries, keys, taps, ys, xs) for heads in self.heads)
+        offset = self.offset[picture % len(self.offset)]                             # (1, M)
+        if taps.shape[1] == 1:
+            x = self.own_product(rows, torch.cat(list(attentions), 1)) + offset
+        else:
+            x = self.shared_product(rows, attentions, offset.expand(*taps.shape[:2], -1))            # (P, S, M)
         return rearrange(self.imnet.layers[1:](x), '(i j) (m n) c -> (i m) (j n) c', i=len(ys.lr), m=ys.out.shape[1])
 
-    def gram(self, near_rows: Tensor, rows: Tensor) -> Tensor:
-        """Products, for each head, of the 3×3 query pixels with the K² keys: rows (P, 9) and (P, K²) → (P, 9, h·K²)."""
-        queries, keys = (F.embedding(index, source).to(self.exact).unflatten(2, (self.mssa.heads, -1)) for index, source in
-                         ((near_rows, self.maps.queries), (rows, self.maps.keys)))   # (P, 9, h, d), (P, K², h, d)
-        gram = queries.transpose(1, 2) @ keys.permute(0, 2, 3, 1)                    # (P, h, 9, K²)
-        return gram.transpose(1, 2).flatten(2)
+    def rows(self, picture: int, ys: Lines, xs: Lines, radius: int) -> Tensor:
+        """Rows of the maps around the LR pixels: (P, (2·radius + 1)²)."""
+        window = pixel_offsets(radius, ys.lr.device)
+        y, x = ys.lr.view(-1, 1, 1) + window[:, 0], xs.lr.view(1, -1, 1) + window[:, 1]              # (I, 1, K²), (1, J, K²)
+        return self.mssa.row_index(self.maps.region, picture, y, x).flatten(0, 1)
 
-    def first_layer(self, picture: int, rows: Tensor, attention: Tensor) -> Tensor:
-        """W1 · (weighted values, cell) + b: rows (P, K²), attention (P, S, h·K²) → (P, S, M)."""
-        pixels, queries = attention.shape[:2]
-        offset = self.offset[picture % len(self.offset)]                             # (1, M)
-        if queries == 1:
-            values = F.embedding(rows, self.maps.values).unflatten(2, (self.mssa.heads, -1))         # (P, K², h, d)
-            weights = attention.view(pixels, self.mssa.heads, -1, 1).transpose(1, 2).to(values.dtype)
-            return (F.linear((weights * values).flatten(1), self.weight) + offset).unsqueeze(1)
-        values = self.values_by_head.index_select(1, rows.T.flatten()).view(-1, pixels, self.weight_by_head.shape[1])
-        u = torch.bmm(values, self.weight_by_head)                                   # (h·K², P, M)
-        return torch.baddbmm(offset.expand(pixels, queries, -1), attention.to(u.dtype), u.transpose(0, 1))
+    def attend(self, heads: Tensor, queries: Tensor, keys: Tensor, taps: Tensor, ys: Lines, xs: Lines) -> Tensor:
+        """Attention of G heads: (P, 9, C), (P, K², C), (P, S, 9) → (P, G, S, K²)."""
+        part = slice(int(heads[0]), int(heads[-1]) + 1)
+        near, keys = (x.unflatten(2, (self.mssa.heads, -1))[:, :, part].to(self.exact) for x in (queries, keys))
+        with torch.autocast(keys.device.type, enabled=False):  # frequencies up to 1023: half precision would not do
+            gram = near.transpose(1, 2) @ keys.permute(0, 2, 3, 1)                   # (P, G, 9, d) · (P, G, d, K²)
+            bias_y, bias_x = (lines.bias[:, :, part].transpose(1, 2) for lines in (ys, xs))          # (I, G, m, K²)
+            bias = bias_y[:, None, :, :, None] + bias_x[None, :, :, None]            # (I, J, G, m, n, K²)
+            bias = bias.flatten(3, 4).flatten(0, 2)                                  # (P·G, S, K²)
+            taps = taps.unsqueeze(1).expand(-1, len(heads), -1, -1).flatten(0, 1)    # (P·G, S, 9)
+            logits = torch.baddbmm(bias, taps, gram.flatten(0, 1))
+        return logits.softmax(2).unflatten(0, (-1, len(heads)))
+
+    def shared_product(self, rows: Tensor, attentions: Iterator[Tensor], out: Tensor) -> Tensor:
+        """W1 · weighted values through u: (P, K²), (P, G, S, K²) of each group of heads, offset (P, S, M) → (P, S, M)."""
+        u = None
+        for heads, attention in zip(self.heads, attentions):
+            part = slice(int(heads[0]), int(heads[-1]) + 1)
+            values = self.values_by_head[part].index_select(1, rows.T.flatten())     # (G, K²·P, d)
+            values = values.unflatten(1, (-1, len(rows))).flatten(0, 1)              # (G·K², P, d)
+            buffer = u if self.on_cpu else None  # fresh memory is slow on CPUs
+            u = torch.bmm(values, self.weight_by_head[part].flatten(0, 1), out=buffer)               # (G·K², P, M)
+            attention = attention.transpose(1, 2).flatten(2).to(u.dtype)             # (P, S, G·K²)
+            out = torch.baddbmm(out, attention, u.transpose(0, 1))
+        return out
+
+    def own_product(self, rows: Tensor, attention: Tensor) -> Tensor:
+        """W1 · weighted values of one query per pixel: (P, K²), (P, h, 1, K²) → (P, 1, M)."""
+        values = F.embedding(rows, self.maps.values).unflatten(2, (self.mssa.heads, -1))             # (P, K², h, d)
+        weights = attention.permute(0, 3, 1, 2).to(values.dtype)                     # (P, K², h, 1)
+        return F.linear((weights * values).flatten(1), self.weight).unsqueeze(1)
 
 
 def group(index: Tensor, taps: Tensor, bias: Tensor) -> list[Lines]:
