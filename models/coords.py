@@ -62,5 +62,5 @@ def nearest_window(coord: Tensor, n: int, radius: int) -> tuple[Tensor, Tensor]:
 
 
 def bilinear_taps(delta: Tensor) -> Tensor:
-    """Weights with which a bilinear sample reads pixels at offsets δ (2.0 per pixel) along one axis: 1 − |δ|/2, at least 0."""
+    """Weights of pixels at offsets δ (2.0 per pixel) in a linear sample along one axis: 1 − |δ|/2, at least 0."""
     return (1 - delta.abs() / 2).clamp(min=0)

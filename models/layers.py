@@ -86,4 +86,5 @@ def linear_samples(coord: Tensor, n: int, start: int) -> tuple[Tensor, Tensor, T
     """(n,) coordinates of an axis → the pixels on both sides, counted from `start` on, and the weight of the second."""
     pixel = ((coord + 1) * n - 1) / 2
     low = pixel.floor()
-    return tuple(side.clamp(0, n - 1).long() - start for side in (low, low + 1)) + (pixel - low,)
+    first, second = (side.clamp(0, n - 1).long() - start for side in (low, low + 1))
+    return first, second, pixel - low

@@ -1,11 +1,12 @@
 """Parts of an LR picture: large pictures are encoded region by region, so that memory does not grow with them.
 
-A convolution sees zeros beyond the border of the *picture*. A region is therefore grown by what its outputs depend on, cut at
-the picture's border, encoded, and only its inner part is used: the same numbers as from the whole picture, to rounding.
+A convolution sees zeros beyond the border of the *picture*. A region is therefore grown by what its outputs depend on, cut
+at the picture's border, encoded, and only its inner part is used: the numbers of the whole picture, to rounding.
 
 Shapes: B batch, C channels, H×W the whole LR picture.
 """
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ def cuts(start: int, stop: int, longest: int) -> list[tuple[int, int]]:
     """[start, stop) as the fewest intervals of at most `longest`, as even as can be."""
     parts = -(-(stop - start) // longest)
     edges = [start + (stop - start) * i // parts for i in range(parts + 1)]
-    return list(zip(edges[:-1], edges[1:]))
+    return list(pairwise(edges))
 
 
 def wrapped(compute: Callable[[Region], Tensor], region: Region, margin: int) -> Tensor:

@@ -27,8 +27,8 @@ class SRModel(nn.Module):
 
     Attributes:
         fixed_scale: the only factor the model can upscale by, or None for any.
-        reach: how far an output pixel sees around its nearest LR pixel, in LR pixels; None: over the whole picture, which then
-            cannot be processed in regions.
+        reach: how far an output pixel sees around its nearest LR pixel, in LR pixels; None: over the whole picture, which
+            then cannot be processed in regions.
         encode_floats: numbers per LR pixel that `encode` holds at its widest point; plans the regions.
     """
 
@@ -178,8 +178,8 @@ class SRModel(nn.Module):
         side = math.isqrt(pixels) - 2 * margin
         if side < SMALLEST_SIDE:
             needed = (2 * margin + SMALLEST_SIDE) ** 2 * 4 * batch * self.encode_floats / ENCODING_SHARE
-            raise UserError(f'upscale: {memory / 2 ** 20:.0f} MiB of memory are too few for this model and this picture; allow '
-                            f'at least {math.ceil(needed / 2 ** 20)} MiB, or choose a smaller halo than {margin} pixels')
+            raise UserError(f'upscale: {memory / 2 ** 20:.0f} MiB of memory are too few for this model and this picture; '
+                            f'allow at least {math.ceil(needed / 2 ** 20)} MiB, or a halo smaller than {margin} pixels')
         return list(whole.split(side, side))
 
 

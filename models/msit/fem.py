@@ -41,7 +41,7 @@ class CircularShift(nn.Module):
     reach: int
 
     def forward(self, x: Tensor, wrapped: bool = False) -> Tensor:
-        """A whole picture (B, C, H, W), or, `wrapped`, a part of one with its margin (B, C, H + 2m, W + 2m), → (B, C, H, W)."""
+        """A picture (B, C, H, W), or, `wrapped`, a part of one with its margin (B, C, H + 2m, W + 2m), → (B, C, H, W)."""
         return self.move(x if wrapped else wrap(x, self.reach))
 
     def move(self, x: Tensor) -> Tensor:
