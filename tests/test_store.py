@@ -174,6 +174,15 @@ def test_only_what_changed_is_decoded_again(root, decoded):
     assert all(after[name] == before[name] for name in before.keys() & after.keys())
 
 
+def test_another_size_at_the_same_time_is_a_change(root, decoded):
+    """A picture may be exchanged within the clock's tick, or copied with its time."""
+    mapped(root)
+    time_ns = (root / 'HR/1.png').stat().st_mtime_ns
+    os.utime(save(root / 'HR/1.png', noise(33, 44, 7)), ns=(time_ns, time_ns))
+    decoded.clear()
+    assert same_pixels(mapped(root)) and decoded == ['1.png'] and len(entries(root)) == 6
+
+
 def test_removed_pictures_leave_the_store(root, decoded):
     """Also when there is nothing to decode."""
     mapped(root)
@@ -413,6 +422,7 @@ def test_counts_that_differ_are_told_before_anything_is_decoded(root):
     save(root / 'LR/0.png', noise(20, 26))
     told = message(PairedImageFolders, data_root=root, root_path_1='LR', root_path_2='HR', cache='mapped')
     assert f'{root / "LR"} holds 1 ' in told and f'{root / "HR"} 6' in told and not (root / 'decoded').exists()
+    assert len(PairedImageFolders(data_root=root, root_path_1='LR', root_path_2='HR', first_k=1, cache='mapped')) == 1
 
 
 def test_a_disk_too_small_is_told_at_the_start(root, capsys, monkeypatch, decoded):
