@@ -3,7 +3,7 @@ import contextlib
 import difflib
 import os
 import random
-import tempfile
+import secrets
 from pathlib import Path
 
 import numpy as np
@@ -40,19 +40,15 @@ def seed_everything(seed: int) -> None:
 def atomic_path(path: str | Path):
     """Yields a temporary path beside `path`; renames it to `path` on success, removes it on any failure.
 
-    A reader sees the old file or the new one, never half of one. The parent folder is made when missing.
+    A reader sees the old file or the new one, never half of one. The parent folder is made when missing. Threads may
+    write at the same time.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays: writers such as Pillow choose the format by it
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f'.{path.stem}-{secrets.token_hex(8)}{path.suffix}')
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private; give them the usual mode
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -53,7 +53,8 @@ class Downsampled(Dataset):
         rng = np.random.default_rng(draw.seed)
         side = round(self.inp_size * draw.scale)
         picture = pad_to(self.dataset[draw.index], side)
-        hr = picture[random_crop(*picture.shape[:2], side, rng)]
+        # a copy that lies together: it is gone through several times
+        hr = np.ascontiguousarray(picture[random_crop(*picture.shape[:2], side, rng)])
         lr = resize_bicubic(hr, self.inp_size, self.inp_size)
         if self.augment:
             lr, hr = random_dihedral([lr, hr], rng)

@@ -2,13 +2,13 @@
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from datasets.images import list_images, read_rgb, read_size
+from datasets.images import in_parallel, list_images, read_rgb, read_size
 from datasets.registry import DATASETS
+from datasets.store import Store
 from utils import UserError
 
-CACHES = ('none', 'in_memory')
+CACHES = ('none', 'in_memory', 'mapped')
 
 
 @DATASETS.register('image-folder', provided=('data_root',))
@@ -20,11 +20,14 @@ class ImageFolder:
         list_file: text file with one file name per line, relative to the folder(s), instead of everything found there.
         first_k: keep the first k pictures.
         repeat: let the data set look this many times as long.
-        cache: 'in_memory' decodes everything once, at the start; 'none' decodes at each access.
+        cache: 'none' decodes at each access; 'in_memory' decodes everything at the start; 'mapped' decodes everything once,
+            into a store on disk that later runs find again (`datasets/store.py`). The pixels are the same.
+        cache_path: folder of the store; a relative one starts from the data root.
+    Raises: UserError naming the folder, or the picture that cannot be read; OSError where the store cannot be written.
     """
 
     def __init__(self, *, data_root: str | Path, root_path: str | list[str], list_file: str | None = None,
-                 first_k: int | None = None, repeat: int = 1, cache: str = 'none'):
+                 first_k: int | None = None, repeat: int = 1, cache: str = 'none', cache_path: str = 'decoded'):
         if cache not in CACHES:
             raise ValueError(f"cache is {cache!r}, expected one of {', '.join(CACHES)}")
         if repeat < 1 or (first_k is not None and first_k < 1):
@@ -38,24 +41,27 @@ class ImageFolder:
             files = read_list(Path(data_root) / list_file, roots)
         self.files = files[:first_k]
         self.repeat = repeat
-        self.sizes: list[tuple[int, int] | None] = [None] * len(self.files)
-        self.cache = [read_rgb(file) for file in tqdm(self.files, 'decoding', disable=None, leave=False)] \
-            if cache == 'in_memory' else None
+        if cache == 'mapped':
+            store = Store(pictures=self.files, data_root=Path(data_root), folder=Path(data_root) / cache_path)
+            self.decoded, self.sizes = store, store.sizes
+        elif cache == 'in_memory':
+            self.decoded = in_parallel(read_rgb, self.files, 'decoding')
+            self.sizes = [picture.shape[:2] for picture in self.decoded]
+        else:
+            self.decoded = None
+            self.sizes = [read_size(file) for file in self.files]
 
     def __len__(self) -> int:
         return len(self.files) * self.repeat
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8."""
+        """(H, W, 3) uint8; to be read only."""
         index %= len(self.files)
-        return self.cache[index] if self.cache else read_rgb(self.files[index])
+        return read_rgb(self.files[index]) if self.decoded is None else self.decoded[index]
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of a picture; decodes nothing."""
-        index %= len(self.files)
-        if self.sizes[index] is None:
-            self.sizes[index] = self.cache[index].shape[:2] if self.cache else read_size(self.files[index])
-        return self.sizes[index]
+        """(height, width) of a picture; reads no file."""
+        return self.sizes[index % len(self.files)]
 
 
 def read_list(path: Path, roots: list[Path]) -> list[Path]:
@@ -85,13 +91,17 @@ class PairedImageFolders:
     """
 
     def __init__(self, *, data_root: str | Path, root_path_1: str, root_path_2: str, first_k: int | None = None,
-                 repeat: int = 1, cache: str = 'none'):
-        common = {'data_root': data_root, 'first_k': first_k, 'repeat': repeat, 'cache': cache}
+                 repeat: int = 1, cache: str = 'none', cache_path: str = 'decoded'):
+        folders = [Path(data_root) / root for root in (root_path_1, root_path_2)]
+        counts = [len(list_images(folder)[:first_k]) for folder in folders]  # told before anything is decoded
+        if counts[0] != counts[1]:
+            raise UserError(f'{folders[0]} holds {counts[0]} pictures and {folders[1]} {counts[1]}: '
+                            'LR and HR pictures must come in pairs')
+        common = {'data_root': data_root, 'first_k': first_k, 'repeat': repeat, 'cache': cache, 'cache_path': cache_path}
         self.lr = ImageFolder(root_path=root_path_1, **common)
         self.hr = ImageFolder(root_path=root_path_2, **common)
-        if len(self.lr) != len(self.hr):
-            raise UserError(f'{root_path_1} holds {len(self.lr.files)} pictures and {root_path_2} {len(self.hr.files)}: '
-                            'LR and HR pictures must come in pairs')
+        for index in range(len(self.hr.files)):
+            self.scale(index)
 
     def __len__(self) -> int:
         return len(self.hr)

@@ -102,10 +102,11 @@ def make_sample(lr: np.ndarray, hr: np.ndarray, sample_q: int | None, rng: np.ra
     """
     height, width = hr.shape[:2]
     pixels = np.arange(height * width) if sample_q is None else rng.choice(height * width, sample_q, replace=False)
-    rows, columns = torch.from_numpy(pixels // width), torch.from_numpy(pixels % width)
+    rows, columns = np.divmod(pixels, width)  # NumPy indexes arrays of this size several times faster than torch
+    coord = np.stack([pixel_centres(height).numpy()[rows], pixel_centres(width).numpy()[columns]], -1)
     return {
         'inp': to_tensor(lr),
-        'coord': torch.stack([pixel_centres(height)[rows], pixel_centres(width)[columns]], -1),
+        'coord': torch.from_numpy(coord),
         'cell': make_cell(height, width),
         'gt': torch.from_numpy(hr[rows, columns]).float() / 255,
         'scale': draw.scale,

@@ -51,15 +51,25 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        # a data loader's worker puts its traceback before the message
-        leave(2, f"error: {str(error).rsplit('utils.UserError: ')[-1]}")
+        leave(2, f'error: {told_by(error)}')
     except KeyboardInterrupt as interrupt:
         leave(130, f'interrupted{": " if interrupt.args else ""}{" ".join(map(str, interrupt.args))}')
     except (RunError, MemoryError, torch.OutOfMemoryError) as error:
-        leave(1, f'error: {error or "out of memory"}')
+        leave(1, f'error: {told_by(error) or "out of memory"}')
     except OSError as error:
         advice = '; free some space and run it again' if error.errno == errno.ENOSPC else ''
-        leave(1, f'error: {error}{advice}')
+        leave(1, f'error: {told_by(error)}{advice}')
+    except RuntimeError as error:
+        if not str(error).startswith('DataLoader worker (pid'):
+            raise
+        leave(1, f'error: {error}; it may have run out of memory or of shared memory: a lower num_workers needs less')
+
+
+def told_by(error: Exception) -> str:
+    """What an error says, without the traceback that comes before it when it was raised in a data loader's worker."""
+    if not str(error).startswith('Caught '):
+        return str(error)
+    return re.split(rf'^(?:\w+\.)*{type(error).__name__}(?:: |$)', str(error), flags=re.MULTILINE)[-1].strip()
 
 
 def leave(status: int, message: str) -> None:

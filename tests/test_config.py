@@ -346,12 +346,13 @@ def test_scales_are_those_of_the_papers_tables(shared):
 
 RECIPE = {
     'train_dataset': {
-        'dataset': {'name': 'image-folder', 'args': {'root_path': ['DIV2K/DIV2K_train_HR', 'Flickr2K/Flickr2K_HR']}},
+        'dataset': {'name': 'image-folder', 'args': {
+            'root_path': ['DIV2K/DIV2K_train_HR', 'Flickr2K/Flickr2K_HR'], 'cache': 'mapped'}},
         'wrapper': {'name': 'sr-implicit-downsampled', 'args': {
             'inp_size': 48, 'scale_min': 1, 'scale_max': 4, 'augment': True, 'sample_q': 48 ** 2}},
         'batch_size': 32, 'epoch_batches': 1000, 'num_workers': 8},
     'val_dataset': {
-        'dataset': {'name': 'image-folder', 'args': {'root_path': 'DIV2K/DIV2K_valid_HR', 'first_k': 10}},
+        'dataset': {'name': 'image-folder', 'args': {'root_path': 'DIV2K/DIV2K_valid_HR', 'first_k': 10, 'cache': 'mapped'}},
         'wrapper': {'name': 'sr-evaluation', 'args': {
             'name': 'DIV2K-10', 'protocol': 'div2k', 'scales': [2, 3, 4], 'crop': 480}}},
     'data_norm': {side: {'sub': [0.5], 'div': [0.5]} for side in ('inp', 'gt')},

@@ -229,13 +229,12 @@ def test_pairs_are_cut_to_the_multiple(tmp_path):
 
 def test_pairs_must_match(tmp_path):
     told = message(paired_folders, tmp_path / 'a', [(5, 5)] * 2, [(10, 10)])
-    assert 'lr holds 2' in told and 'hr 1' in told
+    assert f'{tmp_path / "a" / "lr"} holds 2' in told and f'{tmp_path / "a" / "hr"} 1' in told
 
 
 @pytest.mark.parametrize('hr', [(24, 45), (8, 30), (34, 44)])  # two factors; smaller than LR; ten pixels left over at ×2
 def test_pairs_of_no_single_factor(tmp_path, hr):
-    dataset = paired_folders(tmp_path, [(12, 15)], [hr])
-    told = message(dataset.__getitem__, 0)
+    told = message(paired_folders, tmp_path, [(12, 15)], [hr])  # at the start
     assert str(tmp_path / 'lr' / '0.png') in told and '12x15' in told and f'{hr[0]}x{hr[1]}' in told
 
 
@@ -330,6 +329,31 @@ def test_sample_is_a_crop_its_bicubic_and_its_pixels(scale):
         assert sample['scale'] == scale and sample['lowered'] is False
         variants.add(variant)
     assert variants == set(range(8))
+
+
+@pytest.mark.parametrize('scale', [1.0, 2.3, 4.0])
+def test_the_order_of_a_samples_random_numbers(scale):
+    """Top, left, three flips, queries: one generator, in this order. Another order would change every resumed run."""
+    picture = np.random.default_rng(0).integers(0, 256, (50, 61, 3), dtype=np.uint8)
+    wrapper = downsampled(picture, inp_size=12, sample_q=100)
+    side = {1.0: 12, 2.3: 28, 4.0: 48}[scale]
+    for number, sample in enumerate(draws(wrapper, 16, scale)):
+        rng = np.random.default_rng((0, 0, number))
+        top, left = rng.integers(50 - side + 1), rng.integers(61 - side + 1)
+        hr = picture[top:top + side, left:left + side]
+        lr = bicubic(hr, 12, 12)
+        up_down, left_right, transposed = rng.random(3) < 0.5
+        if up_down:
+            lr, hr = np.flipud(lr), np.flipud(hr)
+        if left_right:
+            lr, hr = np.fliplr(lr), np.fliplr(hr)
+        if transposed:
+            lr, hr = np.transpose(lr, (1, 0, 2)), np.transpose(hr, (1, 0, 2))
+        pixels = rng.choice(side * side, 100, replace=False).tolist()
+        assert np.array_equal(picture_of(sample['inp']), lr)
+        centres = [(2 * pixel + 1) / side - 1 for pixel in range(side)]
+        assert sample['coord'].tolist() == [[centres[p // side], centres[p % side]] for p in pixels]
+        assert sample['gt'].tolist() == [(hr[p // side, p % side] / np.float32(255)).tolist() for p in pixels]
 
 
 def test_crops_reach_every_edge_and_queries_every_pixel():

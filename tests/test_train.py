@@ -566,6 +566,9 @@ def test_damaged_training_picture_is_named_in_one_line(lab):
         done = lab.train(f'run{workers}', train_dataset=lab.with_workers(workers))
         assert done.status == 2 and one_error_line(done, 'error: ', 'pictures/2.jpg')
         assert 'Traceback' not in done.err
+    lab.config['train_dataset']['dataset']['args']['cache'] = 'mapped'               # then it is told before the run begins
+    done = lab.train('mapped')
+    assert done.status == 2 and one_error_line(done, 'error: ', 'pictures/2.jpg') and not lab.save('mapped').exists()
 
 
 # the shipped configs

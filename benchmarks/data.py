@@ -1,0 +1,154 @@
+"""Training samples per second: the store of decoded pictures against decoding a whole picture for every crop.
+
+    OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.data -output data.json
+
+Pictures of DIV2K's size are made for the purpose, in a temporary folder. Samples are those of the faithful configs: LR crops
+of 48×48, s ~ U(1, 4), 2304 queries, batches of 32. Both ways cut the same samples, in turns; all files are in the system's
+cache, so reading from a disk is not part of either.
+"""
+import cProfile
+import json
+import os
+import platform
+import pstats
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import datasets
+from datasets.sampling import DrawSampler
+from engine.cli import Parser, run
+from utils import UserError, write_text
+
+BATCH_SIZE = 32
+BATCHES = {'none': 2, 'mapped': 64}  # of a timed epoch: about a second or two each
+
+
+def main() -> None:
+    parser = Parser(description='Times training samples cut from decoded pictures and from whole ones decoded each time.')
+    parser.option('output', metavar='FILE', help='where to write the numbers as JSON')
+    parser.option('pictures', type=int, default=8, metavar='N', help='how many to make (default: 8)')
+    parser.option('size', default='1356,2040', metavar='H,W', help='of each, pixels (default: 1356,2040)')
+    parser.option('workers', default='0,1,2', metavar='N,N', help="numbers of a data loader's workers (default: 0,1,2)")
+    parser.option('repeats', type=int, default=7, metavar='N', help='timed epochs, whose median counts (default: 7)')
+    parser.option('profile', action='store_true', help='also show what a sample from the store costs, function by function')
+    options = parser.parse_args()
+    height, width = integers(options.size, '-size', 2, least=192)
+    workers = integers(options.workers, '-workers', None, least=0)
+    if options.pictures < 1 or options.repeats < 1:
+        raise UserError('-pictures and -repeats must be at least 1')
+    warnings.filterwarnings('ignore', message='This DataLoader will create')  # more workers than cores are the point
+
+    with tempfile.TemporaryDirectory() as folder:
+        png_bytes = make_pictures(Path(folder) / 'pictures', options.pictures, height, width)
+        started = time.perf_counter()
+        stores = {cache: make_dataset(Path(folder), cache) for cache in BATCHES}
+        build_seconds = time.perf_counter() - started
+        rows = [measure(stores, count, options.repeats) for count in workers]
+        if options.profile:
+            show_profile(stores['mapped'])
+    results = {
+        'machine': {'processor': platform.processor() or platform.machine(), 'cores': usable_cores(),
+                    'torch': torch.__version__, 'numpy': np.__version__, 'pillow': PIL.__version__},
+        'pictures': {'count': options.pictures, 'size': [height, width], 'png_bytes': png_bytes,
+                     'build_seconds': build_seconds},
+        'rows': rows,
+    }
+    print(f'{options.pictures} pictures of {height}x{width}, {png_bytes / options.pictures / 1e6:.2f} MB each as PNG; '
+          f'{results["machine"]["cores"]} core(s); medians of {options.repeats}')
+    print(format_table(rows))
+    if options.output:
+        write_text(options.output, json.dumps(results, indent=1) + '\n')
+
+
+def integers(text: str, option: str, count: int | None, least: int) -> list[int]:
+    """The comma-separated integers of an option."""
+    try:
+        values = [int(value) for value in text.split(',')]
+    except ValueError:
+        values = []
+    if len(values) != (count or len(values)) or not values or min(values) < least:
+        wanted = 'integers' if count is None else f'{count} integers'
+        raise UserError(f'{option} {text}: expected {wanted} of at least {least}, separated by commas')
+    return values
+
+
+def make_pictures(folder: Path, count: int, height: int, width: int) -> int:
+    """Writes PNG pictures of soft shapes of every size and a camera's noise; returns their bytes in all.
+
+    They take 1.6 bytes a pixel, as DIV2K's do, and so cost as much to decode.
+    """
+    folder.mkdir()
+    for number in tqdm(range(count), 'making pictures', disable=None, leave=False):
+        rng = np.random.default_rng(number)
+        picture = 128 + rng.normal(0, 3, (height, width, 3))
+        for cell in (4, 16, 64, 256, 1024):
+            grid = rng.normal(0, 60 * (cell / 1024) ** 0.5, (3, height // cell + 2, width // cell + 2)).astype(np.float32)
+            shapes = [Image.fromarray(channel).resize((width, height), Image.Resampling.BICUBIC) for channel in grid]
+            picture += np.stack(shapes, -1)
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / f'{number}.png')
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def make_dataset(data_root: Path, cache: str):
+    """The faithful configs' samples, from the pictures below `data_root`."""
+    return datasets.make({
+        'dataset': {'name': 'image-folder', 'args': {'root_path': 'pictures', 'cache': cache}},
+        'wrapper': {'name': 'sr-implicit-downsampled', 'args': {'inp_size': 48, 'scale_min': 1, 'scale_max': 4,
+                                                                'augment': True, 'sample_q': 2304}},
+    }, data_root)
+
+
+def measure(stores: dict, workers: int, repeats: int) -> dict:
+    """Samples per second of each way with this many workers, medians over epochs timed in turns."""
+    loaders = {cache: DataLoader(dataset, batch_sampler=DrawSampler(dataset, BATCH_SIZE, BATCHES[cache], seed=0),
+                                 num_workers=workers, persistent_workers=workers > 0) for cache, dataset in stores.items()}
+    rates = {cache: [] for cache in stores}
+    for repeat in tqdm(range(repeats + 1), f'{workers} workers', disable=None, leave=False):
+        for cache, loader in loaders.items():
+            started = time.perf_counter()
+            samples = sum(len(batch['inp']) for batch in loader)
+            if repeat > 0:  # the first epoch starts the workers
+                rates[cache].append(samples / (time.perf_counter() - started))
+    medians = {cache: statistics.median(values) for cache, values in rates.items()}
+    return {'workers': workers, 'samples_per_second': medians, 'ratio': medians['mapped'] / medians['none'],
+            'samples_per_second_per_worker': {cache: value / max(workers, 1) for cache, value in medians.items()},
+            'all': rates}
+
+
+def show_profile(dataset) -> None:
+    """Prints which functions the time of a sample from the store goes to, measured in this process."""
+    draws = [draw for batch in DrawSampler(dataset, BATCH_SIZE, BATCHES['mapped'], seed=0) for draw in batch]
+    with cProfile.Profile() as profile:
+        for draw in draws:
+            dataset[draw]
+    print(f'{len(draws)} samples:')
+    pstats.Stats(profile).strip_dirs().sort_stats('tottime').print_stats(14)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
+def format_table(rows: list[dict]) -> str:
+    """The result rows as a Markdown table."""
+    lines = ['| workers | decoding each time (samples/s per worker) | store (samples/s per worker) | ratio |',
+             '|---:|---:|---:|---:|']
+    for row in rows:
+        rate = row['samples_per_second_per_worker']
+        lines.append(f'| {row["workers"]} | {rate["none"]:.1f} | {rate["mapped"]:.0f} | {row["ratio"]:.1f} |')
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    run(main)
