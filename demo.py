@@ -37,17 +37,23 @@ def main() -> None:
     size.add_argument('-resolution', '--resolution', metavar='H,W', help='exact height and width in pixels')
     parser.option('output', type=Path, metavar='PATH',
                   help='picture to write, or folder when the input is one (default: output/)')
+    parser.memory_option()
+    parser.option('halo', type=int, metavar='N',
+                  help='LR pixels that the encoder looks at around each part of a picture too large for the memory; fewer '
+                       'than it can see save time, and the error is measured (default: all, no error)')
     parser.device_options()
     options = parser.parse_args()
 
     source = Path(options.input)
     scale, resolution = parse_scale(options.scale), parse_resolution(options.resolution)
+    if options.halo is not None and options.halo < 0:
+        raise UserError(f'-halo {options.halo}: expected a number of pixels, 0 or more')
     jobs = plan(source, options.output)
     model = models.load(options.model, choose_device(options))
     broken = 0
     for job in tqdm(jobs, 'upscaling', disable=None if len(jobs) > 1 else True, leave=False):
         try:
-            upscale_file(model, job, scale, resolution)
+            upscale_file(model, job, scale, resolution, options.memory, options.halo)
         except UserError as error:
             if not source.is_dir():
                 raise
@@ -85,7 +91,8 @@ def plan(source: Path, output: Path | None) -> list[Job]:
     return [Job(source, output, source.stem)]
 
 
-def upscale_file(model: SRModel, job: Job, scale: tuple[float, float], resolution: tuple[int, int] | None) -> None:
+def upscale_file(model: SRModel, job: Job, scale: tuple[float, float], resolution: tuple[int, int] | None,
+                 memory: int | None, halo: int | None) -> None:
     """Upscales one picture file, transparency (by bicubic) included, and says so in a line."""
     image = open_image(job.file)
     lr = to_tensor(to_rgb(image)).unsqueeze(0)                                       # (1, 3, H, W)
@@ -95,7 +102,9 @@ def upscale_file(model: SRModel, job: Job, scale: tuple[float, float], resolutio
         option = '-resolution' if resolution else '-scale'
         raise UserError(f'{option}: {job.file} would become {size[0]}x{size[1]}, more than {MAX_PIXELS:,} pixels')
     start = time.perf_counter()
-    upscaled = to_image(model.upscale(lr.to(model.inp_sub.device), size)[0])
+    lr = lr.to(model.inp_sub.device)
+    with tqdm(total=100, desc=job.name, unit='%', disable=None, leave=False) as bar:
+        upscaled = to_image(model.upscale(lr, size, memory, halo, lambda share: bar.update(100 * share - bar.n))[0])
     target = job.target or OUTPUT / f'{job.name}_{size[0]}x{size[1]}.png'
     if image.has_transparency_data and target.suffix.lower() in ('.png', '.webp', '.tif', '.tiff'):
         alpha = image.convert('RGBA').getchannel('A')
@@ -103,6 +112,9 @@ def upscale_file(model: SRModel, job: Job, scale: tuple[float, float], resolutio
     save_image(upscaled, target)
     seconds = time.perf_counter() - start
     tqdm.write(f'{job.file} ({height}x{width}) -> {target} ({size[0]}x{size[1]}) in {seconds:.1f} s')
+    if halo is not None:
+        error = model.halo_error(lr, size, halo, memory)
+        tqdm.write(f'{job.file}: a halo of {halo} pixels changes the part in the middle by {255 * error:.3g} of 255 at most')
 
 
 def parse_scale(text: str) -> tuple[float, float]:

@@ -17,6 +17,7 @@ def main() -> None:
     parser.option('name', metavar='NAME', help="in tables, and of the folder test/NAME; default: the checkpoint's name")
     parser.option('data', default='data', metavar='DIR', help='root of the relative paths in the configs (default: data)')
     parser.option('save-images', action='store_true', help='keep the upscaled pictures in test/NAME/SET/X{scale}/')
+    parser.memory_option()
     parser.device_options()
     options = parser.parse_args()
 
@@ -34,7 +35,8 @@ def main() -> None:
     for dataset in sets:
         def save(image, scale, file, folder=folder / dataset.name):
             save_image(image, folder / f'X{scale:g}' / f'{Path(file).stem}.png')
-        rows += evaluate(model, dataset, device, name, save if options.save_images else None)
+        rows += evaluate(model, dataset, device, name, save if options.save_images else None,
+                         options.memory)
     results = {'model': name, 'params': count_parameters(model), 'device': str(device), 'rows': rows}
     write_text(folder / 'results.json', json.dumps(plain_numbers(results), indent=1) + '\n')
     write_text(folder / 'results.md', format_table(rows) + '\n')

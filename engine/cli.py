@@ -21,8 +21,22 @@ class Parser(argparse.ArgumentParser):
         self.option('device', metavar='NAME', help="'cpu', 'cuda' or 'cuda:N'; default: the first GPU, else the CPU")
         self.option('gpu', type=int, metavar='N', help='the GPU to use')
 
+    def memory_option(self) -> None:
+        self.option('memory', type=parse_memory, metavar='SIZE',
+                    help='memory for upscaling, such as 2G or 500M (default: a modest share of what is free); '
+                         'larger pictures are processed in parts')
+
     def error(self, message: str):
         raise UserError(f'{message} (see {self.prog} -h)')
+
+
+def parse_memory(text: str) -> int:
+    """'2G', '500M' or a number of bytes → bytes."""
+    match = re.fullmatch(r'(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?', text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * 1024 ** ' KMGT'.index(match[2].upper() or ' ')) if match else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"expected a size such as 2G or 500M, got '{text}'")
+    return size
 
 
 def choose_device(options: argparse.Namespace) -> torch.device:

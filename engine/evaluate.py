@@ -17,12 +17,13 @@ from utils import atomic_path
 
 
 def evaluate(model: SRModel, dataset: Evaluation, device: torch.device, label: str = '',
-             save: Callable[[Image.Image, float, str], None] | None = None) -> list[dict]:
+             save: Callable[[Image.Image, float, str], None] | None = None, memory: int | None = None) -> list[dict]:
     """PSNR and SSIM of `model` at every scale of `dataset`.
 
     Args:
         label: the model's name in the rows and on the progress bar.
         save: called with every upscaled picture, its scale and its file name.
+        memory: see `SRModel.upscale`.
     Returns: rows as results.json holds them, one for each scale: model, dataset, scale, protocol, lr, images, psnr, ssim,
         seconds_per_image, per_image.
     """
@@ -33,7 +34,7 @@ def evaluate(model: SRModel, dataset: Evaluation, device: torch.device, label: s
             for name, lr, hr in dataset.pairs(scale):
                 target = to_tensor(hr).to(device)                                    # (3, H, W)
                 start = time.perf_counter()
-                prediction = model.upscale(to_tensor(lr).unsqueeze(0).to(device), target.shape[1:])[0]
+                prediction = model.upscale(to_tensor(lr).unsqueeze(0).to(device), target.shape[1:], memory)[0]
                 if device.type == 'cuda':
                     torch.cuda.synchronize(device)
                 seconds.append(time.perf_counter() - start)

@@ -7,6 +7,7 @@ hidden state between the two. Normalisation, the scattered path (`forward`) and 
 bands where memory is short, are here.
 """
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -132,7 +133,8 @@ class SRModel(nn.Module):
         return self.denormalise_rgb(self.query(self.encode(self.normalise_lr(lr)), coord, cell))
 
     @torch.no_grad()
-    def upscale(self, lr: Tensor, size: tuple[int, int], memory: int | None = None, halo: int | None = None) -> Tensor:
+    def upscale(self, lr: Tensor, size: tuple[int, int], memory: int | None = None, halo: int | None = None,
+                progress: Callable[[float], None] = lambda share: None) -> Tensor:
         """A picture at another size: (B, 3, H, W) in [0, 1] → (B, 3, h, w) in [0, 1], clamped.
 
         Args:
@@ -140,8 +142,54 @@ class SRModel(nn.Module):
             memory: bytes that may be used beside the input, the weights and the result; default: a modest share of what is
                 free. A picture that does not fit is processed in regions, with the same result to rounding.
             halo: see `encode_region`; plays no part where the picture is processed as a whole.
+            progress: called with the share of the output that is done, above 0 to 1.
         Raises: UserError when the input is not such a batch, the model cannot make this size, or not within this memory.
         """
+        self.check_size(lr, size)
+        memory = memory or default_memory(lr.device)
+        lr = self.normalise_lr(lr)
+        out = lr.new_empty(len(lr), 3, *size)
+        done = 0
+        for region in self.plan_regions(*lr.shape[2:], len(lr), memory, halo):
+            for y, x, rgb in self.upscale_region(lr, region, size, memory, halo):
+                out[:, :, y, x] = rgb
+                done += rgb.shape[2] * rgb.shape[3]
+                progress(done / (size[0] * size[1]))
+        return out
+
+    @torch.no_grad()
+    def halo_error(self, lr: Tensor, size: tuple[int, int], halo: int, memory: int | None = None) -> float:
+        """The largest difference, RGB in [0, 1], that `halo` makes in the region in the middle of a picture.
+
+        Args: those of `upscale`. Returns 0 where the picture is not processed in regions.
+        """
+        self.check_size(lr, size)
+        memory = memory or default_memory(lr.device)
+        lr = self.normalise_lr(lr)
+        regions = self.plan_regions(*lr.shape[2:], len(lr), memory, None)
+        if len(regions) == 1:
+            return 0.0
+        exact, quick = (self.upscale_region(lr, regions[len(regions) // 2], size, memory, each) for each in (None, halo))
+        return max((a - b).abs().max().item() for (*_, a), (*_, b) in zip(exact, quick))
+
+    def upscale_region(self, lr: Tensor, region: Region, size: tuple[int, int], memory: int,
+                       halo: int | None) -> Iterator[tuple[slice, slice, Tensor]]:
+        """The output of a region of the normalised picture in bands: their rows, columns and RGB (B, 3, h, w) in [0, 1]."""
+        memory = int(memory * (1 - ENCODING_SHARE)) // 2  # half for the queries, half for a band of RGB
+        rows, columns = (coords.pixel_centres(n, lr.device) for n in size)
+        nearest_row, nearest_column = (
+            coords.nearest_index(lines, n).cpu() for lines, n in zip((rows, columns), lr.shape[2:]))
+        cell = coords.make_cell(*size, lr.device).expand(len(lr), 2)
+        latent = self.encode(lr) if region.is_whole else self.encode_region(lr, region, halo)
+        x = lines_of(nearest_column, region.left, region.right)
+        lr_row = 4 * 3 * BAND_COPIES * len(lr) * (x.stop - x.start) * -(-size[0] // lr.shape[2])     # bytes of its output
+        for band in region.split(max(1, memory // lr_row), lr.shape[3]):
+            y = lines_of(nearest_row, band.top, band.bottom)
+            rgb = self.query_grid(latent, rows[y], columns[x], cell, memory)         # (B, h, w, 3)
+            yield y, x, rearrange(self.denormalise_rgb(rgb).clamp(0, 1), 'b h w c -> b c h w')
+
+    def check_size(self, lr: Tensor, size: tuple[int, int]) -> None:
+        """Raises UserError unless this model can upscale `lr` to `size`."""
         if lr.ndim != 4 or lr.shape[1] != 3 or 0 in lr.shape:
             raise UserError(f'upscale: expected pictures of shape (B, 3, H, W), got {tuple(lr.shape)}')
         height, width = size
@@ -151,22 +199,6 @@ class SRModel(nn.Module):
         if self.fixed_scale and (height, width) != tuple(self.fixed_scale * side for side in lr.shape[2:]):
             raise UserError(f'upscale: this model upscales by exactly {self.fixed_scale}; {lr.shape[2]}x{lr.shape[3]} '
                             f'to {height}x{width} needs an arbitrary-scale model')
-        memory = memory or default_memory(lr.device)
-        rows, columns = coords.pixel_centres(height, lr.device), coords.pixel_centres(width, lr.device)
-        cell = coords.make_cell(height, width, lr.device).expand(len(lr), 2)
-        nearest_row = coords.nearest_index(rows, lr.shape[2]).cpu()                  # (h,), non-decreasing
-        nearest_column = coords.nearest_index(columns, lr.shape[3]).cpu()
-        lr = self.normalise_lr(lr)
-        out = lr.new_empty(len(lr), 3, height, width)
-        for region in self.plan_regions(*lr.shape[2:], len(lr), memory, halo):
-            latent = self.encode(lr) if region.is_whole else self.encode_region(lr, region, halo)
-            x = lines_of(nearest_column, region.left, region.right)
-            line = 4 * 3 * BAND_COPIES * len(lr) * (x.stop - x.start) * -(-height // lr.shape[2])    # bytes per LR row
-            for band in region.split(max(1, int(memory * (1 - ENCODING_SHARE)) // 2 // line), lr.shape[3]):
-                y = lines_of(nearest_row, band.top, band.bottom)
-                rgb = self.query_grid(latent, rows[y], columns[x], cell, int(memory * (1 - ENCODING_SHARE)) // 2)
-                out[:, :, y, x] = rearrange(self.denormalise_rgb(rgb).clamp(0, 1), 'b h w c -> b c h w')
-        return out
 
     def plan_regions(self, height: int, width: int, batch: int, memory: int, halo: int | None) -> list[Region]:
         """The whole picture where its encoding fits into its share of `memory`, else regions of which each one does."""
