@@ -67,8 +67,12 @@ class SRModel(nn.Module):
         Args:
             halo: LR pixels around the region that the encoder looks at, instead of all that it can see; not exact.
         """
-        outer = region.grow(self.reach if halo is None else min(halo, self.reach))
+        outer = region.grow(self.margin(halo))
         return self.encode(outer.of(lr), outer)
+
+    def margin(self, halo: int | None = None) -> int:
+        """LR pixels around a region that `encode_region` needs: `reach`, or fewer with a smaller `halo`."""
+        return self.reach if halo is None else min(halo, self.reach)
 
     def query_grid(self, latent: Any, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
         """Normalised RGB at the crossings of rows and columns.
@@ -151,7 +155,9 @@ class SRModel(nn.Module):
         if self.fixed_scale and (height, width) != tuple(self.fixed_scale * side for side in lr.shape[2:]):
             raise UserError(f'upscale: this model upscales by exactly {self.fixed_scale}; {lr.shape[2]}x{lr.shape[3]} '
                             f'to {height}x{width} needs an arbitrary-scale model')
-        memory = memory or default_memory(lr.device)
+        if halo is not None and halo < 0:
+            raise UserError(f'upscale: halo is {halo}, expected 0 or more pixels')
+        memory = default_memory(lr.device) if memory is None else memory
         rows, columns = coords.pixel_centres(height, lr.device), coords.pixel_centres(width, lr.device)
         cell = coords.make_cell(height, width, lr.device).expand(len(lr), 2)
         nearest_row = coords.nearest_index(rows, lr.shape[2]).cpu()                  # (h,), non-decreasing
@@ -166,6 +172,7 @@ class SRModel(nn.Module):
                 y = lines_of(nearest_row, band.top, band.bottom)
                 rgb = self.query_grid(latent, rows[y], columns[x], cell, int(memory * (1 - ENCODING_SHARE)) // 2)
                 out[:, :, y, x] = rearrange(self.denormalise_rgb(rgb).clamp(0, 1), 'b h w c -> b c h w')
+            del latent, rgb  # before the next region is encoded
         return out
 
     def plan_regions(self, height: int, width: int, batch: int, memory: int, halo: int | None) -> list[Region]:
@@ -174,13 +181,16 @@ class SRModel(nn.Module):
         pixels = int(memory * ENCODING_SHARE) // (4 * batch * self.encode_floats)
         if height * width <= pixels or self.reach is None:
             return [whole]
-        margin = self.reach if halo is None else min(halo, self.reach)
-        side = math.isqrt(pixels) - 2 * margin
+        short, square, margin = min(height, width), math.isqrt(pixels), self.margin(halo)
+        side = max(square, pixels // short) - 2 * margin  # regions from border to border need no margin along the short side
         if side < SMALLEST_SIDE:
-            needed = (2 * margin + SMALLEST_SIDE) ** 2 * 4 * batch * self.encode_floats / ENCODING_SHARE
+            smallest = 2 * margin + SMALLEST_SIDE
+            needed = min(height * width, smallest * min(short, smallest)) * 4 * batch * self.encode_floats / ENCODING_SHARE
+            seen = margin - self.margin(0)  # by choice
             raise UserError(f'upscale: {memory / 2 ** 20:.0f} MiB of memory are too few for this model and this picture; '
-                            f'allow at least {math.ceil(needed / 2 ** 20)} MiB, or a halo smaller than {margin} pixels')
-        return list(whole.split(side, side))
+                            f'allow at least {math.ceil(needed / 2 ** 20)} MiB'
+                            + (f', or a halo smaller than {seen} pixels' if seen else ''))
+        return list(whole.split(*(length if length <= square else side for length in (height, width))))
 
 
 def lines_of(nearest: Tensor, start: int, stop: int) -> slice:

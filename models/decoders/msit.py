@@ -76,7 +76,10 @@ class MSIT(SRModel):
 
     @property
     def reach(self) -> int:
-        return self.encoder.reach + self.msno.fem.reach + self.msno.reach + self.mssa.reach
+        return self.margin()
+
+    def margin(self, halo: int | None = None) -> int:
+        return self.encoder.margin(halo) + self.msno.fem.reach + self.msno.reach + self.mssa.reach
 
     def encode(self, lr: Tensor, region: Region | None = None) -> Latent:
         if region and not region.is_whole:

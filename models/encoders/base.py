@@ -43,7 +43,7 @@ class Encoder(SRModel):
         Args:
             halo: pixels around the region that are looked at, at most `reach`, which is exact and the default.
         """
-        outer = region.grow(self.reach if halo is None else min(halo, self.reach))
+        outer = region.grow(self.margin(halo))
         return region.of(self.features(outer.of(lr)), outer)
 
     def encode(self, lr: Tensor, region: Region | None = None) -> Upsampled:
