@@ -72,7 +72,7 @@ class MSIT(SRModel):
         self.cell_decode = cell_decode
         self.attended = (2 * radius + 1) ** 2 * base_dim                             # K²·C
         self.imnet = MODELS.make(imnet_spec, 'imnet_spec', in_dim=self.attended + 2 * cell_decode)
-        self.encode_floats = self.encoder.encode_floats + 9 * base_dim
+        self.encode_floats = max(self.encoder.encode_floats, self.encoder.out_channels + 9 * base_dim)
 
     @property
     def reach(self) -> int:

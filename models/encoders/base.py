@@ -80,3 +80,8 @@ def upsampling(in_channels: int, channels: int, scale: int) -> list[nn.Module]:
         layers += [conv3x3(in_channels, channels * factor ** 2), nn.PixelShuffle(factor)]
         in_channels = channels
     return layers
+
+
+def upsampling_floats(channels: int, scale: int) -> int:
+    """Numbers per LR pixel that such a tail holds at its widest point, which is its last shuffle."""
+    return (5 * scale ** 2 // 2 + 1) * channels
