@@ -68,8 +68,16 @@ class SRModel(nn.Module):
         Args:
             halo: LR pixels around the region that the encoder looks at, instead of all that it can see; not exact.
         """
-        outer = region.grow(self.reach if halo is None else min(halo, self.reach))
+        outer = region.grow(self.margin(halo))
         return self.encode(outer.of(lr), outer)
+
+    def margin(self, halo: int | None = None) -> int:
+        """LR pixels around a region that `encode_region` needs: `reach`, or fewer with a smaller `halo`."""
+        return self.reach if halo is None else min(halo, self.reach)
+
+    def encode_stages(self, halo: int | None = None) -> list[tuple[int, int]]:
+        """For each stage of `encode_region`: LR pixels around the region, and the numbers held per LR pixel."""
+        return [(self.margin(halo), self.encode_floats)]
 
     def query_grid(self, latent: Any, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
         """Normalised RGB at the crossings of rows and columns.
@@ -145,8 +153,8 @@ class SRModel(nn.Module):
             progress: called with the share of the output that is done, above 0 to 1.
         Raises: UserError when the input is not such a batch, the model cannot make this size, or not within this memory.
         """
-        self.check_size(lr, size)
-        memory = memory or default_memory(lr.device)
+        self.check_request(lr, size, halo)
+        memory = default_memory(lr.device) if memory is None else memory
         lr = self.normalise_lr(lr)
         out = lr.new_empty(len(lr), 3, *size)
         done = 0
@@ -163,8 +171,8 @@ class SRModel(nn.Module):
 
         Args: those of `upscale`. Returns 0 where the picture is not processed in regions.
         """
-        self.check_size(lr, size)
-        memory = memory or default_memory(lr.device)
+        self.check_request(lr, size, halo)
+        memory = default_memory(lr.device) if memory is None else memory
         lr = self.normalise_lr(lr)
         regions = self.plan_regions(*lr.shape[2:], len(lr), memory, None)
         if len(regions) == 1:
@@ -188,7 +196,7 @@ class SRModel(nn.Module):
             rgb = self.query_grid(latent, rows[y], columns[x], cell, memory)         # (B, h, w, 3)
             yield y, x, rearrange(self.denormalise_rgb(rgb).clamp(0, 1), 'b h w c -> b c h w')
 
-    def check_size(self, lr: Tensor, size: tuple[int, int]) -> None:
+    def check_request(self, lr: Tensor, size: tuple[int, int], halo: int | None) -> None:
         """Raises UserError unless this model can upscale `lr` to `size`."""
         if lr.ndim != 4 or lr.shape[1] != 3 or 0 in lr.shape:
             raise UserError(f'upscale: expected pictures of shape (B, 3, H, W), got {tuple(lr.shape)}')
@@ -199,20 +207,27 @@ class SRModel(nn.Module):
         if self.fixed_scale and (height, width) != tuple(self.fixed_scale * side for side in lr.shape[2:]):
             raise UserError(f'upscale: this model upscales by exactly {self.fixed_scale}; {lr.shape[2]}x{lr.shape[3]} '
                             f'to {height}x{width} needs an arbitrary-scale model')
+        if halo is not None and halo < 0:
+            raise UserError(f'upscale: halo is {halo}, expected 0 or more pixels')
 
     def plan_regions(self, height: int, width: int, batch: int, memory: int, halo: int | None) -> list[Region]:
         """The whole picture where its encoding fits into its share of `memory`, else regions of which each one does."""
         whole = Region.whole(height, width)
-        pixels = int(memory * ENCODING_SHARE) // (4 * batch * self.encode_floats)
-        if height * width <= pixels or self.reach is None:
+        numbers, stages = int(memory * ENCODING_SHARE) // (4 * batch), self.encode_stages(halo)
+        if self.reach is None or height * width * max(floats for _, floats in stages) <= numbers:
             return [whole]
-        margin = self.reach if halo is None else min(halo, self.reach)
-        side = math.isqrt(pixels) - 2 * margin
+        short, square = min(height, width), min(math.isqrt(numbers // floats) for _, floats in stages)
+        uncut = short <= square  # regions from border to border need no margin along the short side
+        side = min((numbers // floats // short if uncut else math.isqrt(numbers // floats)) - 2 * margin
+                   for margin, floats in stages)
         if side < SMALLEST_SIDE:
-            needed = (2 * margin + SMALLEST_SIDE) ** 2 * 4 * batch * self.encode_floats / ENCODING_SHARE
+            smallest = [(2 * margin + SMALLEST_SIDE, floats) for margin, floats in stages]
+            needed = max(min(height * width, length * min(short, length)) * floats for length, floats in smallest)
+            seen = self.margin(halo) - self.margin(0)  # by choice
             raise UserError(f'upscale: {memory / 2 ** 20:.0f} MiB of memory are too few for this model and this picture; '
-                            f'allow at least {math.ceil(needed / 2 ** 20)} MiB, or a halo smaller than {margin} pixels')
-        return list(whole.split(side, side))
+                            f'allow at least {math.ceil(needed * 4 * batch / ENCODING_SHARE / 2 ** 20)} MiB'
+                            + (f', or a halo smaller than {seen} pixels' if seen else ''))
+        return list(whole.split(*(length if length <= square else side for length in (height, width))))
 
 
 def lines_of(nearest: Tensor, start: int, stop: int) -> slice:
