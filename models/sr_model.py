@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models import coords
-from models.regions import ENCODING_SHARE, SMALLEST_SIDE, Region, default_memory
+from models.regions import ENCODING_SHARE, SMALLEST_SIDE, Region, free_shares
 from utils import UserError
 
 DEFAULT_NORM = {'inp': {'sub': [0.5], 'div': [0.5]}, 'gt': {'sub': [0.5], 'div': [0.5]}}
@@ -154,11 +154,11 @@ class SRModel(nn.Module):
         Raises: UserError when the input is not such a batch, the model cannot make this size, or not within this memory.
         """
         self.check_request(lr, size, halo)
-        memory = default_memory(lr.device) if memory is None else memory
+        memory = self.choose_memory(lr, halo) if memory is None else memory
         lr = self.normalise_lr(lr)
         out = lr.new_empty(len(lr), 3, *size)
         done = 0
-        for region in self.plan_regions(*lr.shape[2:], len(lr), memory, halo):
+        for region in self.plan_regions(lr.shape, memory, halo):
             for y, x, rgb in self.upscale_region(lr, region, size, memory, halo):
                 out[:, :, y, x] = rgb
                 done += rgb.shape[2] * rgb.shape[3]
@@ -172,9 +172,9 @@ class SRModel(nn.Module):
         Args: those of `upscale`. Returns 0 where the picture is not processed in regions.
         """
         self.check_request(lr, size, halo)
-        memory = default_memory(lr.device) if memory is None else memory
+        memory = self.choose_memory(lr, halo) if memory is None else memory
         lr = self.normalise_lr(lr)
-        regions = self.plan_regions(*lr.shape[2:], len(lr), memory, None)
+        regions = self.plan_regions(lr.shape, memory, None)
         if len(regions) == 1:
             return 0.0
         exact, quick = (self.upscale_region(lr, regions[len(regions) // 2], size, memory, each) for each in (None, halo))
@@ -210,24 +210,41 @@ class SRModel(nn.Module):
         if halo is not None and halo < 0:
             raise UserError(f'upscale: halo is {halo}, expected 0 or more pixels')
 
-    def plan_regions(self, height: int, width: int, batch: int, memory: int, halo: int | None) -> list[Region]:
-        """The whole picture where its encoding fits into its share of `memory`, else regions of which each one does."""
-        whole = Region.whole(height, width)
-        numbers, stages = int(memory * ENCODING_SHARE) // (4 * batch), self.encode_stages(halo)
-        if self.reach is None or height * width * max(floats for _, floats in stages) <= numbers:
-            return [whole]
-        short, square = min(height, width), min(math.isqrt(numbers // floats) for _, floats in stages)
-        uncut = short <= square  # regions from border to border need no margin along the short side
-        side = min((numbers // floats // short if uncut else math.isqrt(numbers // floats)) - 2 * margin
-                   for margin, floats in stages)
-        if side < SMALLEST_SIDE:
-            smallest = [(2 * margin + SMALLEST_SIDE, floats) for margin, floats in stages]
-            needed = max(min(height * width, length * min(short, length)) * floats for length, floats in smallest)
+    def choose_memory(self, lr: Tensor, halo: int | None) -> int:
+        """A modest share of the free memory, in bytes, or more where regions would be narrower than their margins."""
+        memory, most = free_shares(lr.device)
+        while 2 * memory <= most and self.region_side(lr.shape, memory, halo)[0] < self.margin(halo):
+            memory *= 2
+        return memory
+
+    def plan_regions(self, shape: torch.Size, memory: int, halo: int | None) -> list[Region]:
+        """The whole picture where its encoding fits into its share of `memory`, else regions of which each one does.
+
+        Args:
+            shape: (B, 3, H, W).
+        """
+        batch, _, height, width = shape
+        side, uncut = self.region_side(shape, memory, halo)
+        if side < min(SMALLEST_SIDE, height, width):
+            smallest = [(2 * margin + SMALLEST_SIDE, floats) for margin, floats in self.encode_stages(halo)]
+            floats = max(min(height, length) * min(width, length) * floats for length, floats in smallest)
             seen = self.margin(halo) - self.margin(0)  # by choice
             raise UserError(f'upscale: {memory / 2 ** 20:.0f} MiB of memory are too few for this model and this picture; '
-                            f'allow at least {math.ceil(needed * 4 * batch / ENCODING_SHARE / 2 ** 20)} MiB'
+                            f'allow at least {math.ceil(floats * 4 * batch / ENCODING_SHARE / 2 ** 20)} MiB'
                             + (f', or a halo smaller than {seen} pixels' if seen else ''))
-        return list(whole.split(*(length if length <= square else side for length in (height, width))))
+        return list(Region.whole(height, width).split(*(length if length <= uncut else side for length in (height, width))))
+
+    def region_side(self, shape: torch.Size, memory: int, halo: int | None) -> tuple[int, int]:
+        """The longest side of regions that fit, and how long a side of the picture may be to stay uncut."""
+        batch, _, height, width = shape
+        numbers, stages = int(memory * ENCODING_SHARE) // (4 * batch), self.encode_stages(halo)
+        longest, short = max(height, width), min(height, width)
+        if self.reach is None or height * width * max(floats for _, floats in stages) <= numbers:
+            return longest, longest
+        square = min(math.isqrt(numbers // floats) for _, floats in stages)
+        # regions from border to border need no margin along the short side
+        return min((numbers // floats // short if short <= square else math.isqrt(numbers // floats)) - 2 * margin
+                   for margin, floats in stages), square
 
 
 def lines_of(nearest: Tensor, start: int, stop: int) -> slice:
