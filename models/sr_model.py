@@ -213,8 +213,9 @@ class SRModel(nn.Module):
     def choose_memory(self, lr: Tensor, halo: int | None) -> int:
         """A modest share of the free memory, in bytes, or more where regions would be narrower than their margins."""
         memory, most = free_shares(lr.device)
-        while 2 * memory <= most and self.region_side(lr.shape, memory, halo)[0] < self.margin(halo):
-            memory *= 2
+        if self.reach is not None:
+            while 2 * memory <= most and self.region_side(lr.shape, memory, halo)[0] < self.margin(halo):
+                memory *= 2
         return memory
 
     def plan_regions(self, shape: torch.Size, memory: int, halo: int | None) -> list[Region]:
