@@ -92,10 +92,14 @@ class GridDecoder:
 
     def block_pixels(self, queries: int, memory: int) -> int:
         """P for LR pixels with S queries each."""
-        group = len(self.heads[0])
-        per_pixel = self.keys * (group * len(self.weight) + 4 * self.channels)
-        per_query = 4 * group * self.keys + 4 * len(self.weight)
-        pixels = memory // (4 * (per_pixel + queries * per_query))
+        logits, hidden = len(self.heads[0]) * self.keys, len(self.weight)
+        floats = (self.keys + 16) * self.channels + 20 * queries                     # keys, 9 query pixels, taps; some more
+        if queries == 1:
+            floats += 3 * self.keys * self.channels + 2 * self.keys * self.mssa.heads
+        else:
+            first_layer = logits * (hidden + self.channels // self.mssa.heads) + 2 * queries * (logits + hidden)
+            floats += max(first_layer, 3 * queries * hidden)
+        pixels = memory // (4 * floats)
         if self.on_cpu:
             pixels = min(pixels, CPU_PIXELS, CPU_QUERIES // queries)
         return max(1, pixels)
