@@ -84,7 +84,8 @@ class GridDecoder:
         self.keys = (2 * mssa.radius + 1) ** 2                                       # K²
         self.exact = torch.promote_types(maps.values.dtype, torch.float32)  # of logits
         self.on_cpu = maps.values.device.type == 'cpu'
-        self.weight, offset = imnet.first_layer(self.keys * self.channels, shared)   # (M, K²·C)
+        weight, offset = imnet.first_layer(self.keys * self.channels, shared)        # (M, K²·C)
+        self.weight = weight.to(maps.values.dtype)  # autocast would for every block, but not with `out`
         self.offset = offset.expand(len(offset) if offset.ndim == 3 else 1, 1, -1)   # (B or 1, 1, M)
         self.heads = torch.arange(mssa.heads).split(1 if self.on_cpu else mssa.heads)
         self.weight_by_head = rearrange(self.weight, 'm (k h d) -> h k d m', k=self.keys, h=mssa.heads).contiguous()
