@@ -26,6 +26,7 @@ from models.layers import MLP
 from models.msit.mssa import LocalAttention, Maps
 
 CPU_PIXELS, CPU_QUERIES = 64, 4096  # of a block: what a CPU's caches hold
+LONGEST = 64  # output lines of an LR line that are decoded together: bounds the queries of an LR pixel at any factor
 
 
 class Lines(NamedTuple):
@@ -175,8 +176,12 @@ class GridDecoder:
 
 
 def group(index: Tensor, taps: Tensor, bias: Tensor) -> list[Lines]:
-    """Output lines (N, …), whose nearest LR lines `index` (N,) do not decrease, by how many share an LR line."""
-    lines, counts = index.unique_consecutive(return_counts=True)                     # (number of LR lines,)
+    """Output lines (N, …), whose nearest LR lines `index` (N,) do not decrease, by how many share an LR line.
+
+    An LR line with more than LONGEST of them appears several times.
+    """
+    place = torch.arange(len(index), device=index.device) - torch.searchsorted(index, index)     # among those that share it
+    (lines, _), counts = torch.stack([index, place // LONGEST]).unique_consecutive(return_counts=True, dim=1)
     first = counts.cumsum(0) - counts
     groups = []
     for count in counts.unique().tolist():
