@@ -11,6 +11,7 @@ import tarfile
 import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +66,7 @@ class Server:
         self.requests: list[tuple[str, str | None]] = []
         self.ranges = True          # False: a Range is ignored
         self.length = True          # False: no Content-Length, the body comes in chunks
+        self.lies = False           # True: a range starts at the file's first byte, whatever was asked for
         self.version = '"1"'        # ETag
         self.cuts: list[int] = []   # body bytes after which the next responses break off
         self.statuses: list[int] = []  # of the next responses, without a body
@@ -91,6 +93,7 @@ class Server:
                 start = int(re.fullmatch(r'bytes=(\d+)-', asked)[1]) if asked and server.ranges else 0
                 self.send_response(206 if start else 200)
                 if start:
+                    start = 0 if server.lies else start
                     self.send_header('Content-Range', f'bytes {start}-{len(body) - 1}/{len(body)}')
                 self.send_header('ETag', server.version)
                 sent = body[start:][:server.cuts.pop(0) if server.cuts else None]
@@ -168,6 +171,12 @@ def test_interrupted_transfer_goes_on_where_it_broke_off(server, archive, tmp_pa
     assert starts(server) == [1000, 6000]
 
 
+def test_attempts_that_bring_something_are_not_counted(server, archive, tmp_path):
+    server.cuts = [1000, *[0, 1000] * 5]
+    get(server, tmp_path / 'd')
+    assert files(tmp_path / 'd') == {'a.zip': archive} and starts(server) == [1000, 2000, 3000, 4000, 5000, 6000]
+
+
 def test_a_later_run_goes_on(server, archive, tmp_path):
     """Three responses with nothing new end the first run; what had come stays, and nothing has the archive's name."""
     server.cuts = [7000, 0, 0, 0, 0]
@@ -200,6 +209,26 @@ def test_ctrl_c_keeps_what_has_come(server, archive, tmp_path, monkeypatch):
     assert files(tmp_path / 'd') == {'a.zip': archive} and starts(server) == [30_000]
 
 
+def test_killed_when_all_had_come(server, archive, tmp_path, monkeypatch):
+    """Nothing is left to ask for."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(download, 'verify', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        get(server, tmp_path / 'd')
+    assert not (tmp_path / 'd' / 'a.zip').exists()
+    get(server, tmp_path / 'd')
+    assert files(tmp_path / 'd') == {'a.zip': archive} and server.requests == [('/a.zip', None)] * 2
+
+
+def test_one_mirrors_part_is_not_continued_from_another(server, archive, tmp_path):
+    """Their files may differ although length and version agree."""
+    other = server.contents['/other/a.zip'] = archive[:50] + b'other' + archive[55:]
+    server.cuts = [1000, 0, 0, 0, 0]
+    with pytest.raises(RunError):
+        get(server, tmp_path / 'd')
+    get(server, tmp_path / 'd', '/other/a.zip')
+    assert files(tmp_path / 'd') == {'a.zip': other}
+
+
 def test_server_without_ranges_starts_again(server, archive, tmp_path):
     server.ranges, server.cuts = False, [1000, 0]
     get(server, tmp_path / 'd')
@@ -213,8 +242,9 @@ def test_server_without_ranges_that_always_breaks_off_is_given_up(server, archiv
     assert len(server.requests) == 5  # 1 + 2 × 2
 
 
-def test_server_that_tells_no_length(server, archive, tmp_path):
+def test_server_that_tells_no_length(server, archive, tmp_path, monkeypatch):
     """The chunks tell where the body ends; a broken one is not taken for whole, nor continued blindly."""
+    monkeypatch.setattr(download, 'CHUNK', 500)
     server.length, server.cuts = False, [1000]
     get(server, tmp_path / 'd')
     assert files(tmp_path / 'd') == {'a.zip': archive} and server.requests == [('/a.zip', None)] * 2
@@ -231,8 +261,14 @@ def test_a_changed_file_is_not_continued_with_the_new_one(server, archive, tmp_p
     assert files(tmp_path / 'd') == {'a.zip': new} and starts(server) == []
 
 
-def test_a_range_that_was_not_asked_for_is_not_used(server, archive, tmp_path, monkeypatch):
-    """The file changes between the request that looks and the one that continues."""
+def test_a_range_that_was_not_asked_for_is_not_used(server, archive, tmp_path):
+    server.cuts, server.lies = [1000, 0], True
+    get(server, tmp_path / 'd')
+    assert files(tmp_path / 'd') == {'a.zip': archive}
+
+
+def test_a_file_that_changes_meanwhile(server, archive, tmp_path, monkeypatch):
+    """Between the request that looks and the one that continues."""
     server.cuts = [1000, 0]
     request = download.request
 
@@ -307,6 +343,14 @@ def test_users_archive_cut_short(server, archive, tmp_path):
     (tmp_path / 'a.zip').write_bytes(archive[:9999])
     with pytest.raises(UserError, match=re.escape(f'{tmp_path / "a.zip"}: not a zip or tar archive, or cut short')):
         get(server, tmp_path)
+
+
+def test_users_tgz_cut_short_anywhere_in_its_start(server, tmp_path):
+    content = pack(tmp_path / 'made.tgz', {'x/y.png': png(9, 9)}).read_bytes()
+    for length in range(100):
+        (tmp_path / 'a.zip').write_bytes(content[:length])
+        with pytest.raises(UserError, match=r'a\.zip: (not a zip or tar archive, or cut short|damaged archive)'):
+            unpack.unpack(get(server, tmp_path), [HR], tmp_path / 'data')
 
 
 def test_no_room_is_told_before_the_transfer(server, archive, tmp_path, monkeypatch):
@@ -400,6 +444,14 @@ def test_a_folder_that_exists_gets_what_it_lacks(tmp_path):
     (tmp_path / 'data/s/HR/a.png').write_bytes(b'own')
     unpack.unpack(pack(tmp_path / 'a.tar', MEMBERS), [LR, HR], tmp_path / 'data')
     assert files(tmp_path / 'data') == {**UNPACKED, 's/HR/a.png': b'own'}
+
+
+def test_an_empty_folder_is_filled_at_once(tmp_path, monkeypatch):
+    (tmp_path / 'data/s/HR').mkdir(parents=True)
+    replace, renamed = Path.replace, []
+    monkeypatch.setattr(Path, 'replace', lambda path, target: renamed.append(target) or replace(path, target))
+    unpack.unpack(pack(tmp_path / 'a.tar', MEMBERS), [HR], tmp_path / 'data')
+    assert renamed == [tmp_path / 'data/s/HR'] and set(files(tmp_path / 'data')) == {'s/HR/a.png', 's/HR/b.PNG'}
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -604,6 +656,38 @@ def test_sizes(tree):
         f'{tree / "HR/2.png"}: is 12x16 (height x width), expected a longer side of at least 17 pixels']
 
 
+def test_an_lr_picture_is_compared_with_its_own_hr_folder(tree):
+    shutil.copytree(tree / 'HR', tree / 'other')
+    (tree / 'other/1.png').write_bytes(png(40, 40))
+    assert problems(tree, (*TREE, Folder('other', 'a', (), 4))) == []
+
+
+def test_an_interrupted_check_does_not_decode_the_rest(monkeypatch):
+    """Of 200 files only those that a thread has begun with; all but the first wait until the check is left."""
+    gate, decoded = threading.Event(), []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self):
+            super().__init__(max_workers=3)
+
+        def shutdown(self, **_):
+            super().shutdown(wait=False)
+            gate.set()
+            super().shutdown()
+
+    def decode(file):
+        if file != 0:
+            gate.wait()
+        decoded.append(file)
+
+    monkeypatch.setattr(check, 'ThreadPoolExecutor', Pool)
+    monkeypatch.setattr(check, 'decode', decode)
+    checking = check.decode_all(range(200), 'title')
+    next(checking)
+    checking.close()
+    assert len(decoded) <= 4
+
+
 # the table
 
 def test_the_table():
@@ -682,7 +766,8 @@ def test_prepare_and_run_again(call, server, benchmark):
     shutil.rmtree('data/archives')
     again = call('Set5', 'Set14', '--data', 'data')
     assert again == Done(0, 'Set5: complete, 20 pictures\nSet14: complete, 56 pictures\n', '')
-    assert call('-check') == again and call('-check', 'Set14') == Done(0, 'Set14: complete, 56 pictures\n', '')
+    assert call('-check') == again
+    assert call('Set14', 'Set14', '-check') == Done(0, 'Set14: complete, 56 pictures\n', '')
     assert len(server.requests) == 1
 
 
