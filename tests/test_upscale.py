@@ -118,7 +118,7 @@ def unclamped(model: SRModel) -> SRModel:
 def in_regions(model: SRModel, monkeypatch, rows: int, columns: int) -> None:
     """Makes the model cut every picture into parts of at most rows × columns pixels."""
     monkeypatch.setattr(model, 'plan_regions',
-                        lambda height, width, *_: list(Region.whole(height, width).split(rows, columns)))
+                        lambda shape, *_: list(Region.whole(*shape[2:]).split(rows, columns)))
 
 
 def assert_regions_equal_whole(model: SRModel, monkeypatch, lr: torch.Tensor, size: tuple[int, int], parts: tuple[int, int],
@@ -562,6 +562,10 @@ def memory_for(model: SRModel, pixels: int, batch: int = 1) -> int:
     return math.ceil(pixels * 4 * batch * model.encode_floats / ENCODING_SHARE)
 
 
+def plan(model: SRModel, height: int, width: int, memory: int, halo: int | None = None, batch: int = 1) -> list[Region]:
+    return model.plan_regions(torch.Size((batch, 3, height, width)), memory, halo)
+
+
 @pytest.mark.parametrize('height, width, pixels, parts', [
     (100, 100, 10_000, (100, 100)), (100, 100, 9_999, (50, 50)),  # side 99 − 2·2: two parts
     (100, 100, 900, (25, 25)),                                    # side 30 − 2·2: four parts of 25
@@ -569,11 +573,11 @@ def memory_for(model: SRModel, pixels: int, batch: int = 1) -> int:
     (30, 1000, 901, (30, 26)), (31, 1000, 931, (16, 26)),         # as wide as the square, and one more
     (100, 100, 400, (15, 15))])                                   # the least: 16 = 20 − 2·2; 100 in 7 parts
 def test_plans_by_hand(height, width, pixels, parts):
-    plan = Stub().plan_regions(height, width, 1, memory_for(Stub, pixels), None)
-    assert max(part.bottom - part.top for part in plan) == parts[0]
-    assert max(part.right - part.left for part in plan) == parts[1]
-    assert len(plan) == math.ceil(height / parts[0]) * math.ceil(width / parts[1])
-    assert (plan == [Region.whole(height, width)]) == (parts == (height, width))
+    regions = plan(Stub(), height, width, memory_for(Stub, pixels))
+    assert max(part.bottom - part.top for part in regions) == parts[0]
+    assert max(part.right - part.left for part in regions) == parts[1]
+    assert len(regions) == math.ceil(height / parts[0]) * math.ceil(width / parts[1])
+    assert (regions == [Region.whole(height, width)]) == (parts == (height, width))
 
 
 @pytest.mark.parametrize('batch', [1, 3])
@@ -581,14 +585,14 @@ def test_plans_by_hand(height, width, pixels, parts):
 def test_plans_cover_the_picture_once_and_fit(height, width, batch):
     for pixels in (400, 401, 525, 777, 1600, 5000, 8999):
         for halo in (None, 0, 1, 2, 9):
-            plan = Stub().plan_regions(height, width, batch, memory_for(Stub, pixels, batch), halo)
+            parts = plan(Stub(), height, width, memory_for(Stub, pixels, batch), halo, batch)
             covered = np.zeros((height, width), int)
-            for part in plan:
+            for part in parts:
                 covered[part.top:part.bottom, part.left:part.right] += 1
                 outer = part.grow(2 if halo is None else min(halo, 2))
                 assert (outer.bottom - outer.top) * (outer.right - outer.left) <= pixels
             assert (covered == 1).all()
-            assert (len(plan) == 1) == (height * width <= pixels)
+            assert (len(parts) == 1) == (height * width <= pixels)
 
 
 def test_the_margin_of_msit_shrinks_with_the_halo_by_the_encoders_part_only():
@@ -596,9 +600,11 @@ def test_the_margin_of_msit_shrinks_with_the_halo_by_the_encoders_part_only():
     assert [model.margin(halo) for halo in (None, 100, 4, 3, 1, 0)] == [11, 11, 11, 10, 8, 7]
     assert [encoder('edsr-baseline', scale=2).margin(halo) for halo in (None, 100, 3, 0)] == [8, 8, 3, 0]  # 6, tail 2
     memory = memory_for(model, 50 ** 2)
-    for halo, side in ((None, 28), (1, 34), (0, 36)):
-        plan = model.plan_regions(side * 3, side * 3, 1, memory, halo)
-        assert len(plan) == 9 and plan[0][:4] == (0, side, 0, side)
+    for encoder_floats, sides in ((model.encode_floats, (28, 34, 36)), (1, (40, 40, 40))):  # MSNO and MSSA see 5 pixels
+        model.encoder.encode_floats = encoder_floats
+        for halo, side in zip((None, 1, 0), sides):
+            parts = plan(model, side * 3, side * 3, memory, halo)
+            assert len(parts) == 9 and parts[0][:4] == (0, side, 0, side)
 
 
 def test_a_picture_that_fits_is_never_cut(monkeypatch):
@@ -615,15 +621,15 @@ def test_a_picture_that_fits_is_never_cut(monkeypatch):
 def test_too_little_memory_names_an_amount_that_is_enough(height, width, batch):
     model = msit(base_dim=128, n_resblocks=0)
     with pytest.raises(UserError, match=r'\Aupscale: 1 MiB of memory are too few[^\n]*\Z') as error:
-        model.plan_regions(height, width, batch, MIB, None)
+        plan(model, height, width, MIB, None, batch)
     enough = int(re.search(r'allow at least (\d+) MiB', str(error.value))[1]) * MIB
     assert enough > MIB
-    assert model.plan_regions(height, width, batch, enough, None)
+    assert plan(model, height, width, enough, None, batch)
     with pytest.raises(UserError, match='MiB'):
-        model.plan_regions(height, width, batch, enough - MIB, None)
+        plan(model, height, width, enough - MIB, None, batch)
     assert 'or a halo smaller than 2 pixels' in str(error.value)
     with pytest.raises(UserError) as error:
-        model.plan_regions(height, width, batch, MIB, 0)
+        plan(model, height, width, MIB, 0, batch)
     assert 'halo' not in str(error.value)
 
 
@@ -640,7 +646,7 @@ def test_default_memory_is_a_modest_share_of_what_is_free(monkeypatch):
     assert 0 < regions.available_memory() < 2 ** 50
     for available, expected in ((2 ** 30, 2 ** 28), (2 ** 40, 3 * 2 ** 29)):
         monkeypatch.setattr(regions, 'available_memory', lambda available=available: available)
-        assert regions.default_memory(cpu) == expected
+        assert regions.free_shares(cpu) == (expected, available // 2)
 
 
 # memory has no influence on results
@@ -654,7 +660,7 @@ def test_results_do_not_depend_on_the_memory(make, scale):
     for pixels in ((2 * model.reach + 16) ** 2, 2000, 3359, 3360, 10 ** 6):
         memory = memory_for(model, pixels)
         assert largest(model.upscale(lr, size, memory=memory), whole) < 1e-13
-        numbers.add(len(model.plan_regions(60, 56, 1, memory, None)))
+        numbers.add(len(plan(model, 60, 56, memory)))
     assert len(numbers) > 2 and 1 in numbers
 
 
@@ -686,7 +692,7 @@ def test_upscale_stays_within_its_memory(monkeypatch, args, scale):
     for pixels in ((2 * model.reach + 16) ** 2, 48 * 45):
         memory = memory_for(model, pixels)
         assert peak_bytes(model.upscale, lr, size, memory=memory) < memory
-        numbers.append(len(model.plan_regions(48, 45, 1, memory, None)))
+        numbers.append(len(plan(model, 48, 45, memory)))
     assert numbers[0] > numbers[1] == 1
 
 
