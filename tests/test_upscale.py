@@ -214,8 +214,9 @@ def test_blocks_of_any_size_make_the_same_grid(monkeypatch, size, pixels, querie
             return call(decoder, number, ys, xs)
 
         monkeypatch.setattr(GridDecoder, '__call__', record)
-        monkeypatch.setattr(grid, 'CPU_PIXELS', pixels)
-        monkeypatch.setattr(grid, 'CPU_QUERIES', queries)
+        hidden, keys = model.imnet.layers[0].out_features, (2 * model.mssa.radius + 1) ** 2
+        monkeypatch.setattr(grid, 'CPU_U', pixels * keys * hidden)
+        monkeypatch.setattr(grid, 'CPU_HIDDEN', queries * hidden)
         fast = model.query_grid(latent, *lines(*size), memory)
     assert largest(fast, expected) < 1e-10
     assert sum(i * j * s for i, j, s in blocks) == size[0] * size[1]
@@ -678,8 +679,8 @@ def test_bicubic_works_at_any_memory_and_makes_its_grid_once(monkeypatch, memory
 # bytes
 
 def plan_blocks_by_memory_alone(monkeypatch) -> None:
-    monkeypatch.setattr(grid, 'CPU_PIXELS', 2 ** 60)
-    monkeypatch.setattr(grid, 'CPU_QUERIES', 2 ** 60)
+    monkeypatch.setattr(grid, 'CPU_U', 2 ** 60)
+    monkeypatch.setattr(grid, 'CPU_HIDDEN', 2 ** 60)
 
 
 @pytest.mark.parametrize('args, scale', [

@@ -25,7 +25,7 @@ from models.coords import bilinear_taps, nearest_window, pixel_offsets
 from models.layers import MLP
 from models.msit.mssa import LocalAttention, Maps
 
-CPU_PIXELS, CPU_QUERIES = 64, 4096  # of a block: what a CPU's caches hold
+CPU_U, CPU_HIDDEN = 3 * 2 ** 18, 2 ** 20  # numbers of u of one head, and of a hidden layer, that a CPU's caches hold
 LONGEST = 64  # output lines of an LR line that are decoded together: bounds the queries of an LR pixel at any factor
 
 
@@ -103,7 +103,7 @@ class GridDecoder:
             floats += max(first_layer, 3 * queries * hidden)
         pixels = memory // (4 * floats)
         if self.on_cpu:
-            pixels = min(pixels, CPU_PIXELS, CPU_QUERIES // queries)
+            pixels = min(pixels, CPU_U // (self.keys * hidden), CPU_HIDDEN // (queries * hidden))
         return max(1, pixels)
 
     def group_lines(self, rows: Tensor, columns: Tensor) -> tuple[list[Lines], list[Lines]]:
