@@ -31,7 +31,7 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case(queries=70, rows=40, channels=8, heads=2, keys=9, hidden=16),
+    Case(queries=66, rows=40, channels=8, heads=2, keys=9, hidden=16),
     Case(queries=130, rows=30, channels=12, heads=3, keys=2, hidden=20),    # sides that are no powers of two
     Case(queries=5, rows=4, channels=8, heads=8, keys=1, hidden=3),         # one key, heads of one channel
     Case(queries=9, rows=5, channels=36, heads=2, keys=4, hidden=300),      # several tiles of hidden units
@@ -136,17 +136,13 @@ def test_float32(case):
 
 
 @pytest.mark.parametrize('dtype', HALVES)
-@pytest.mark.parametrize('case', [CASES[0], CASES[4]], ids=str)
-def test_16_bit(case, dtype):
-    assert_right(make_inputs(case, dtype))
+def test_16_bit(dtype):
+    assert_right(make_inputs(SMALL, dtype))
 
 
-@pytest.mark.parametrize('column', kernels.Tiles._fields)
-def test_tiles_of_every_kind(monkeypatch, column):
-    monkeypatch.setattr(kernels, 'TILES', {
-        kernel: kernels.Tiles(*[getattr(tiles, column)] * 3) for kernel, tiles in kernels.TILES.items()})
-    for dtype in (torch.float16, torch.float32):
-        assert_right(make_inputs(SMALL, dtype))
+def test_tiles_for_large_memory(monkeypatch):
+    monkeypatch.setattr(kernels, 'has_large_memory', lambda device: True)
+    assert_right(make_inputs(CASES[4], torch.float16))
 
 
 def test_sums_over_several_programs(monkeypatch):
@@ -175,6 +171,7 @@ def test_no_queries(dtype):
     assert [tensor.shape for tensor in results[2:]] == [tensor.shape for tensor in x[:5]]
     assert [tensor.shape for tensor in results[:2]] == [(0, SMALL.keys, SMALL.heads), (0, SMALL.hidden)]
     assert not any(tensor.any() for tensor in results)
+    kernels.launch(None, (0, 2), {}, x.rows)  # there is no grid without programs on a GPU
 
 
 def test_memory_that_is_not_contiguous():
@@ -235,9 +232,7 @@ def msit_results(model: torch.nn.Module, monkeypatch, kernels_run: bool) -> list
     return [rgb, *torch.autograd.grad(rgb.square().mean(), list(model.parameters()))]
 
 
-@pytest.mark.parametrize('cell_decode', [True, False])
-def test_msit_is_the_same_by_both_paths(tiny_msit, monkeypatch, cell_decode):
-    tiny_msit['args']['cell_decode'] = cell_decode
+def test_msit_is_the_same_by_both_paths(tiny_msit, monkeypatch):
     torch.manual_seed(0)
     model = models.make(tiny_msit).to(DEVICE).eval()
     plain = msit_results(model, monkeypatch, False)
@@ -277,8 +272,7 @@ def test_autocast_casts_as_the_linear_layer_would(dtype):
         assert_near(a, e, TOLERANCE[dtype])
 
 
-def test_compiled_without_a_break(monkeypatch):
-    monkeypatch.setattr(fused, 'available', lambda x: True)
+def test_compiled_without_a_break():
     x = make_inputs(SMALL)
     leaves = x.leaves()
 

@@ -1,6 +1,8 @@
 """The fused path of MSSA's queries without a GPU: its kernels through Triton's interpreter, and the choice between paths."""
+import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -26,7 +28,7 @@ def test_kernels_through_the_interpreter():
     done = run_python('-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'tests/fused_checks.py', TRITON_INTERPRET='1')
     assert done.returncode == 0, done.stdout[-6000:]
     outcome = re.fullmatch(r'(\d+) passed in .*', done.stdout.splitlines()[-1])
-    assert outcome and int(outcome[1]) >= 30, done.stdout[-1000:]
+    assert outcome and int(outcome[1]) >= 25, done.stdout[-1000:]
 
 
 @needs_triton
@@ -118,20 +120,18 @@ print(tuple(rgb.shape), all(p.grad is not None for p in model.parameters()))
     assert (done.stdout, done.returncode) == ('(2, 7, 3) True\n', 0), done.stderr
 
 
-# the plain path, by hand: 2 queries of 4 channels in 2 heads, 3 rows, 2 keys
-
-ROWS = torch.tensor([[[2, 0], [1, 1]]])
-MAP = torch.tensor([[1., 2, 3, 4], [5, 6, 7, 8], [0, -1, 1, 2]])
-
-
-def test_plain_products():
-    query = torch.tensor([[[1., 0, 2, 1], [0, 1, -1, 0]]])
-    products = fused.query_key_products(query, MAP, ROWS, 2)
-    # query 0 with row 2: (1·0 + 0·−1, 2·1 + 1·2), with row 0: (1·1 + 0·2, 2·3 + 1·4); query 1 with row 1 twice
-    assert products.tolist() == [[[[0, 4], [1, 10]], [[6, -7], [6, -7]]]]
+@needs_triton
+def test_triton_is_of_no_use_without_a_c_compiler(monkeypatch):
+    monkeypatch.delenv('CC', raising=False)
+    monkeypatch.setattr(shutil, 'which', lambda name: None)
+    monkeypatch.delitem(sys.modules, 'models.msit.kernels')
+    with pytest.raises(ImportError, match='C compiler'):
+        importlib.import_module('models.msit.kernels')
 
 
-def test_plain_weighted_values_are_in_the_order_key_head_channel():
-    attention = torch.tensor([[[[1., 2], [3, 4]], [[0, 1], [2, 0]]]])
-    values = fused.weighted_values(attention, MAP, ROWS)
-    assert values.tolist() == [[[0, -1, 2, 4, 3, 6, 12, 16], [0, 0, 7, 8, 10, 12, 0, 0]]]
+@needs_triton
+def test_float32_is_exact_unless_tf32_is_allowed(monkeypatch):
+    attention, values, hidden = torch.zeros(5, 9, 2), torch.zeros(4, 8), torch.zeros(5, 16)
+    for allowed, precision in ((torch.backends.cuda.matmul.allow_tf32, 'ieee'), (True, 'tf32')):
+        monkeypatch.setattr(torch.backends, 'cuda', SimpleNamespace(matmul=SimpleNamespace(allow_tf32=allowed)))
+        assert fused.kernels.layer_settings('first_layer', attention, values, hidden)['PRECISION'] == precision

@@ -45,7 +45,7 @@ def test_tf32_only_where_it_is_allowed():
 
 
 def test_more_numbers_than_32_bits_count():
-    """180,000 queries have 2.26 · 10⁹ weighted values; the last 100 queries are right, and so are rows that only they have."""
+    """180,000 queries have 2.26 · 10⁹ weighted values; the last 100 are right, and so are rows that only they have."""
     case, last, half = PAPER._replace(queries=180_000), 100, PAPER.rows // 2
     x = make_inputs(case, torch.bfloat16)
     x.rows[:-last] %= half

@@ -3,9 +3,9 @@
     query_key_products      query, keys, rows              → logits, before scale and bias
     weighted_first_layer    attention, values, rows, W1    → W1 · weighted values
 
-In plain PyTorch every query gathers K² keys and K² values of C numbers, multiplies both, and keeps three such arrays for the
-backward. On CUDA GPUs of compute capability 8.0 and more, where Triton can be imported, `kernels.py` forms them tile by tile
-in registers: the weighted values inside their product with W1, an implicit matrix product, and again in its backward.
+In plain PyTorch (`mssa.py`) a query gathers K² keys and K² values of C numbers, multiplies both, and keeps three such arrays
+for its backward. On CUDA GPUs of compute capability 8.0 and more, with Triton, `kernels.py` forms them tile by tile in
+registers: the weighted values inside their product with W1, an implicit matrix product, and again in its backward.
 
 Counted for a query with K² = 49, C = 256, h = 8, M = 256, in float32:
 
@@ -27,12 +27,11 @@ result shapes and gradients, and has no launch of a kernel to trace.
 Shapes: N queries, or (B, Q) of them, R rows of the maps, C channels of h heads, K² keys of a query, M width of the layer.
 """
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 try:
     from models.msit import kernels
-except ImportError:  # no Triton
+except ImportError:  # no Triton, or no C compiler for it
     kernels = None
 
 
@@ -45,37 +44,24 @@ def available(x: Tensor) -> bool:
 
 
 def query_key_products(query: Tensor, keys: Tensor, rows: Tensor, heads: int) -> Tensor:
-    """Dot products, head by head, of each query with the keys in its rows.
+    """products[q, k, h] = Σ_d query[q, h, d] · keys[rows[q, k], h, d], where the kernels are available.
 
     Args:
         query: (B, Q, C).
         keys: (R, C).
         rows: (B, Q, K²) int64, in [0, R).
-    Returns: (B, Q, K², h), from the kernels in float32.
+    Returns: (B, Q, K², h), float32.
     """
-    if available(keys):
-        return products_op(query.flatten(0, 1), keys, rows.flatten(0, 1), heads).unflatten(0, rows.shape[:2])
-    keys = F.embedding(rows, keys).unflatten(3, (heads, -1))                         # (B, Q, K², h, d)
-    return (query.unflatten(2, (heads, -1)).unsqueeze(2) * keys).sum(-1)
+    return products_op(query.flatten(0, 1), keys, rows.flatten(0, 1), heads).unflatten(0, rows.shape[:2])
 
 
-def weighted_values(attention: Tensor, values: Tensor, rows: Tensor) -> Tensor:
-    """Value vectors weighted by their head's attention, concatenated in the order (key, head, channel). Plain PyTorch.
+def weighted_first_layer(attention: Tensor, values: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+    """hidden[q, m] = Σ_k,h,d weight[m, k, h, d] · attention[q, k, h] · values[rows[q, k], h, d], where they are available.
 
     Args:
         attention: (B, Q, K², h).
         values: (R, C).
         rows: (B, Q, K²) int64, in [0, R).
-    Returns: (B, Q, K²·C).
-    """
-    values = F.embedding(rows, values).unflatten(3, (attention.shape[3], -1))        # (B, Q, K², h, d)
-    return (attention.unsqueeze(-1) * values).flatten(2)
-
-
-def weighted_first_layer(attention: Tensor, values: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
-    """F.linear(weighted_values(attention, values, rows), weight), where the kernels are available.
-
-    Args:
         weight: (M, K²·C). Its type, under autocast that of autocast, is the result's; sums are float32.
     Returns: (B, Q, M).
     """

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.coords import nearest_window, pixel_offsets
-from models.msit.fused import query_key_products, weighted_values
+from models.msit import fused
 from models.msit.msc import MSC
 from models.msit.rim import init_fan_out, largest_radius, make_conv
 from models.msit.sim import ScaleMixing
@@ -95,7 +95,8 @@ class LocalAttention(nn.Module):
     def forward(self, maps: Maps, coord: Tensor) -> Tensor:
         """Weighted value vectors at the queries: maps, (B, Q, 2) → (B, Q, K²·C), in the order (key, head, channel)."""
         rows, attention = self.attend(maps, coord)
-        return weighted_values(attention, maps.values, rows)
+        values = F.embedding(rows, maps.values).unflatten(3, (self.heads, -1))       # (B, Q, K², h, d)
+        return (attention.unsqueeze(-1) * values).flatten(2)
 
     def attend(self, maps: Maps, coord: Tensor) -> tuple[Tensor, Tensor]:
         """What each query attends to: maps, (B, Q, 2) → rows of the maps (B, Q, K²) and weights (B, Q, K², h)."""
@@ -107,9 +108,13 @@ class LocalAttention(nn.Module):
         window = pixel_offsets(self.radius, coord.device)                            # (K², 2)
         picture = torch.arange(len(coord), device=coord.device).view(-1, 1, 1)
         rows = self.row_index(region, picture, index_y.unsqueeze(2) + window[:, 0], index_x.unsqueeze(2) + window[:, 1])
-        query = self.sample_queries(maps, coord)                                     # (B, Q, C)
-        products = query_key_products(query, maps.keys, rows, self.heads)            # (B, Q, K², h)
-        logits = products / (query.shape[2] // self.heads) ** 0.5 + bias
+        if fused.available(maps.keys):
+            products = fused.query_key_products(self.sample_queries(maps, coord), maps.keys, rows, self.heads)
+        else:
+            keys = F.embedding(rows, maps.keys).unflatten(3, (self.heads, -1))       # (B, Q, K², h, d)
+            query = self.sample_queries(maps, coord).unflatten(2, (self.heads, -1))  # (B, Q, h, d)
+            products = (query.unsqueeze(2) * keys).sum(-1)                           # (B, Q, K², h)
+        logits = products / (maps.keys.shape[1] // self.heads) ** 0.5 + bias
         return rows, logits.softmax(2)
 
     def sample_queries(self, maps: Maps, coord: Tensor) -> Tensor:
