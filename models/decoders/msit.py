@@ -1,6 +1,7 @@
 """MSIT: "Multi-Scale Implicit Transformer with Re-parameterize for Arbitrary-Scale Super-Resolution" (arXiv 2403.06536).
 
-Shapes: B batch, H×W the LR grid, C base_dim, Q queries, K² = (2r + 1)² keys of a query.
+Shapes: B batch, H×W the LR grid, C base_dim, Q queries, K² = (2r + 1)² keys of a query, h heads,
+M width of the decoder's first layer.
 
     LR (B, 3, H, W) → encoder → 1×1 convolution to C → MSNO → Z'' (B, C, H, W)
        → MSSA at Q coordinates (B, Q, K²·C), relative cell (B, Q, 2) → MLP (B, Q, 3) + bilinear LR
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from models.encoders.base import Encoder
 from models.layers import bilinear_grid, sample_bilinear
+from models.msit import fused
 from models.msit.grid import decode_grid
 from models.msit.msno import MSNO
 from models.msit.mssa import MSSA, ConventionalAttention, Maps
@@ -104,9 +106,15 @@ class MSIT(SRModel):
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         region = latent.maps.region
-        x = self.mssa(latent.maps, coord)                                            # (B, Q, K²·C)
-        x = self.imnet(x, self.relative_cell(region, cell))
-        return x + sample_bilinear(latent.lr, region.local(coord), 'border')         # (B, Q, 3)
+        shared = self.relative_cell(region, cell)                                    # (B, 2)
+        if fused.available(latent.maps.values):
+            rows, attention = self.mssa.attend(latent.maps, coord)                   # (B, Q, K²), (B, Q, K², h)
+            weight, offset = self.imnet.first_layer(self.attended, shared)
+            hidden = fused.weighted_first_layer(attention, latent.maps.values, rows, weight)         # (B, Q, M)
+            x = self.imnet.layers[1:](hidden + offset)                               # (B, Q, 3)
+        else:
+            x = self.imnet(self.mssa(latent.maps, coord), shared)                    # of (B, Q, K²·C)
+        return x + sample_bilinear(latent.lr, region.local(coord), 'border')
 
     def query_grid(self, latent: Latent, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
         region = latent.maps.region

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.coords import nearest_window, pixel_offsets
+from models.msit import fused
 from models.msit.msc import MSC
 from models.msit.rim import init_fan_out, largest_radius, make_conv
 from models.msit.sim import ScaleMixing
@@ -107,9 +108,13 @@ class LocalAttention(nn.Module):
         window = pixel_offsets(self.radius, coord.device)                            # (K², 2)
         picture = torch.arange(len(coord), device=coord.device).view(-1, 1, 1)
         rows = self.row_index(region, picture, index_y.unsqueeze(2) + window[:, 0], index_x.unsqueeze(2) + window[:, 1])
-        keys = F.embedding(rows, maps.keys).unflatten(3, (self.heads, -1))           # (B, Q, K², h, d)
-        query = self.sample_queries(maps, coord).unflatten(2, (self.heads, -1))      # (B, Q, h, d)
-        logits = (query.unsqueeze(2) * keys).sum(-1) / query.shape[-1] ** 0.5 + bias  # (B, Q, K², h)
+        if fused.available(maps.keys):
+            products = fused.query_key_products(self.sample_queries(maps, coord), maps.keys, rows, self.heads)
+        else:
+            keys = F.embedding(rows, maps.keys).unflatten(3, (self.heads, -1))       # (B, Q, K², h, d)
+            query = self.sample_queries(maps, coord).unflatten(2, (self.heads, -1))  # (B, Q, h, d)
+            products = (query.unsqueeze(2) * keys).sum(-1)                           # (B, Q, K², h)
+        logits = products / (maps.keys.shape[1] // self.heads) ** 0.5 + bias
         return rows, logits.softmax(2)
 
     def sample_queries(self, maps: Maps, coord: Tensor) -> Tensor:
