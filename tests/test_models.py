@@ -42,6 +42,12 @@ def tiny_msit_args(**args) -> dict:
     return tiny_decoder(heads=2, radius=1, msc_convs=2, mssa_projections=2, **args)
 
 
+def tiny_inr(**args) -> dict:
+    """An encoder and an MLP: what most decoders need, at toy size."""
+    return {'encoder_spec': tiny_encoder(no_upsampling=True),
+            'imnet_spec': {'name': 'mlp', 'args': {'hidden_list': [12, 12]}}, **args}
+
+
 # A small spec's arguments for every registered model that can upscale: a list of variants, the first the plainest.
 TINY = {
     'bicubic': [{}],
@@ -53,6 +59,8 @@ TINY = {
              tiny_msit_args(reparam='refconv', attention='conventional'),
              tiny_msit_args(reparam='rim', reparam_init='random')],
     'amsit': [tiny_decoder(head=2, r=1, MsC_heads=2, MsSA_q=2)],
+    'lte': [{**tiny_inr(), 'hidden_dim': 6}],
+    'lte-fast': [{'encoder_spec': tiny_encoder(no_upsampling=True), 'hidden_dim': 6, 'num_layer': 2}],
 }
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from models.encoders.base import Encoder
+from models.encoders.base import make_encoder
 from models.layers import bilinear_grid, sample_bilinear
 from models.msit.grid import decode_grid
 from models.msit.msno import MSNO
@@ -55,9 +55,7 @@ class MSIT(SRModel):
                  cell_decode: bool = True, reparam: str = 'none', reparam_init: str = 'identity'):
         super().__init__()
         stage = {'reparam': reparam, 'reparam_init': reparam_init}
-        self.encoder = MODELS.make(encoder_spec, 'encoder_spec')
-        if not isinstance(self.encoder, Encoder) or self.encoder.fixed_scale:
-            raise ValueError(f"encoder_spec: '{encoder_spec['name']}' is no encoder, or has no_upsampling unset")
+        self.encoder = make_encoder(encoder_spec)
         if base_dim < 1:
             raise ValueError(f'base_dim is {base_dim}, expected at least 1')
         self.widen = nn.Conv2d(self.encoder.out_channels, base_dim, 1)

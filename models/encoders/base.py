@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from models import coords
 from models.regions import Region
+from models.registry import MODELS
 from models.sr_model import SRModel
 from utils import UserError
 
@@ -80,3 +81,11 @@ def upsampling(in_channels: int, channels: int, scale: int) -> list[nn.Module]:
         layers += [conv3x3(in_channels, channels * factor ** 2), nn.PixelShuffle(factor)]
         in_channels = channels
     return layers
+
+
+def make_encoder(spec: dict) -> Encoder:
+    """The encoder of a decoder's `encoder_spec`. Raises ValueError unless it gives features at LR resolution."""
+    encoder = MODELS.make(spec, 'encoder_spec')
+    if not isinstance(encoder, Encoder) or encoder.fixed_scale:
+        raise ValueError(f"encoder_spec: '{spec['name']}' is no encoder, or has no_upsampling unset")
+    return encoder
