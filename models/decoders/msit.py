@@ -72,11 +72,18 @@ class MSIT(SRModel):
         self.cell_decode = cell_decode
         self.attended = (2 * radius + 1) ** 2 * base_dim                             # K²·C
         self.imnet = MODELS.make(imnet_spec, 'imnet_spec', in_dim=self.attended + 2 * cell_decode)
-        self.encode_floats = self.encoder.encode_floats + 9 * base_dim
+        self.encode_floats = self.encoder.out_channels + 9 * base_dim
 
     @property
     def reach(self) -> int:
-        return self.encoder.reach + self.msno.fem.reach + self.msno.reach + self.mssa.reach
+        return self.margin()
+
+    def margin(self, halo: int | None = None) -> int:
+        return self.encoder.margin(halo) + self.msno.fem.reach + self.msno.reach + self.mssa.reach
+
+    def encode_stages(self, halo: int | None = None) -> list[tuple[int, int]]:
+        own = self.msno.reach + self.mssa.reach
+        return [(self.margin(halo), self.encoder.encode_floats), (own, self.encode_floats)]
 
     def encode(self, lr: Tensor, region: Region | None = None) -> Latent:
         if region and not region.is_whole:

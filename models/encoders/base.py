@@ -43,7 +43,7 @@ class Encoder(SRModel):
         Args:
             halo: pixels around the region that are looked at, at most `reach`, which is exact and the default.
         """
-        outer = region.grow(self.reach if halo is None else min(halo, self.reach))
+        outer = region.grow(self.margin(halo))
         return region.of(self.features(outer.of(lr)), outer)
 
     def encode(self, lr: Tensor, region: Region | None = None) -> Upsampled:
@@ -80,3 +80,8 @@ def upsampling(in_channels: int, channels: int, scale: int) -> list[nn.Module]:
         layers += [conv3x3(in_channels, channels * factor ** 2), nn.PixelShuffle(factor)]
         in_channels = channels
     return layers
+
+
+def upsampling_floats(channels: int, scale: int) -> int:
+    """Numbers per LR pixel that such a tail holds at its widest point, which is its last shuffle."""
+    return (5 * scale ** 2 // 2 + 1) * channels
