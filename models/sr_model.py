@@ -31,11 +31,13 @@ class SRModel(nn.Module):
         reach: how far an output pixel sees around its nearest LR pixel, in LR pixels; None: over the whole picture, which
             then cannot be processed in regions.
         encode_floats: numbers per LR pixel that `encode` holds at its widest point; plans the regions.
+        reimplementation: for a method without a public program, what this one is made from; tables say so. None for others.
     """
 
     fixed_scale: int | None = None
     reach: int | None = None
     encode_floats: int = 3
+    reimplementation: str | None = None
 
     def __init__(self):
         super().__init__()
