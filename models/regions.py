@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 ENCODING_SHARE = 0.6   # of the memory budget; the queries take the rest
-DEFAULT_CPU = 3 * 2 ** 29
+MODEST_ON_CPU = 3 * 2 ** 29
 SMALLEST_SIDE = 16     # of a region, in LR pixels
 
 
@@ -92,18 +92,20 @@ def wrapped_runs(start: int, stop: int, length: int) -> list[tuple[int, int]]:
     return runs
 
 
-def default_memory(device: torch.device) -> int:
-    """A modest share of the memory that is free on a device, in bytes: what `upscale` may use unless told."""
+def free_shares(device: torch.device) -> tuple[int, int]:
+    """A modest and a large share of the memory that is free on a device, in bytes."""
     if device.type == 'cuda':
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return (torch.cuda.mem_get_info(device)[0] + cached) // 2
-    return min(DEFAULT_CPU, available_memory() // 4)
+        free = torch.cuda.mem_get_info(device)[0] + cached
+        return free // 2, free // 4 * 3
+    free = available_memory()
+    return min(MODEST_ON_CPU, free // 4), free // 2
 
 
 def available_memory() -> int:
     """Bytes of main memory that are free or can be freed; where the system does not tell, enough for the default."""
     meminfo = Path('/proc/meminfo')
     if not meminfo.is_file():
-        return 4 * DEFAULT_CPU
+        return 4 * MODEST_ON_CPU
     lines = dict(line.split(':') for line in meminfo.read_text().splitlines())
     return int(lines['MemAvailable'].split()[0]) * 1024

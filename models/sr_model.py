@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models import coords
-from models.regions import ENCODING_SHARE, SMALLEST_SIDE, Region, default_memory
+from models.regions import ENCODING_SHARE, SMALLEST_SIDE, Region, free_shares
 from utils import UserError
 
 DEFAULT_NORM = {'inp': {'sub': [0.5], 'div': [0.5]}, 'gt': {'sub': [0.5], 'div': [0.5]}}
@@ -31,11 +31,13 @@ class SRModel(nn.Module):
         reach: how far an output pixel sees around its nearest LR pixel, in LR pixels; None: over the whole picture, which
             then cannot be processed in regions.
         encode_floats: numbers per LR pixel that `encode` holds at its widest point; plans the regions.
+        reimplementation: for a method without a public program, what this one is made from; tables say so. None for others.
     """
 
     fixed_scale: int | None = None
     reach: int | None = None
     encode_floats: int = 3
+    reimplementation: str | None = None
 
     def __init__(self):
         super().__init__()
@@ -68,8 +70,16 @@ class SRModel(nn.Module):
         Args:
             halo: LR pixels around the region that the encoder looks at, instead of all that it can see; not exact.
         """
-        outer = region.grow(self.reach if halo is None else min(halo, self.reach))
+        outer = region.grow(self.margin(halo))
         return self.encode(outer.of(lr), outer)
+
+    def margin(self, halo: int | None = None) -> int:
+        """LR pixels around a region that `encode_region` needs: `reach`, or fewer with a smaller `halo`."""
+        return self.reach if halo is None else min(halo, self.reach)
+
+    def encode_stages(self, halo: int | None = None) -> list[tuple[int, int]]:
+        """For each stage of `encode_region`: LR pixels around the region, and the numbers held per LR pixel."""
+        return [(self.margin(halo), self.encode_floats)]
 
     def query_grid(self, latent: Any, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
         """Normalised RGB at the crossings of rows and columns.
@@ -145,12 +155,12 @@ class SRModel(nn.Module):
             progress: called with the share of the output that is done, above 0 to 1.
         Raises: UserError when the input is not such a batch, the model cannot make this size, or not within this memory.
         """
-        self.check_size(lr, size)
-        memory = memory or default_memory(lr.device)
+        self.check_request(lr, size, halo)
+        memory = self.choose_memory(lr, halo) if memory is None else memory
         lr = self.normalise_lr(lr)
         out = lr.new_empty(len(lr), 3, *size)
         done = 0
-        for region in self.plan_regions(*lr.shape[2:], len(lr), memory, halo):
+        for region in self.plan_regions(lr.shape, memory, halo):
             for y, x, rgb in self.upscale_region(lr, region, size, memory, halo):
                 out[:, :, y, x] = rgb
                 done += rgb.shape[2] * rgb.shape[3]
@@ -163,10 +173,10 @@ class SRModel(nn.Module):
 
         Args: those of `upscale`. Returns 0 where the picture is not processed in regions.
         """
-        self.check_size(lr, size)
-        memory = memory or default_memory(lr.device)
+        self.check_request(lr, size, halo)
+        memory = self.choose_memory(lr, halo) if memory is None else memory
         lr = self.normalise_lr(lr)
-        regions = self.plan_regions(*lr.shape[2:], len(lr), memory, None)
+        regions = self.plan_regions(lr.shape, memory, None)
         if len(regions) == 1:
             return 0.0
         exact, quick = (self.upscale_region(lr, regions[len(regions) // 2], size, memory, each) for each in (None, halo))
@@ -188,7 +198,7 @@ class SRModel(nn.Module):
             rgb = self.query_grid(latent, rows[y], columns[x], cell, memory)         # (B, h, w, 3)
             yield y, x, rearrange(self.denormalise_rgb(rgb).clamp(0, 1), 'b h w c -> b c h w')
 
-    def check_size(self, lr: Tensor, size: tuple[int, int]) -> None:
+    def check_request(self, lr: Tensor, size: tuple[int, int], halo: int | None) -> None:
         """Raises UserError unless this model can upscale `lr` to `size`."""
         if lr.ndim != 4 or lr.shape[1] != 3 or 0 in lr.shape:
             raise UserError(f'upscale: expected pictures of shape (B, 3, H, W), got {tuple(lr.shape)}')
@@ -199,20 +209,45 @@ class SRModel(nn.Module):
         if self.fixed_scale and (height, width) != tuple(self.fixed_scale * side for side in lr.shape[2:]):
             raise UserError(f'upscale: this model upscales by exactly {self.fixed_scale}; {lr.shape[2]}x{lr.shape[3]} '
                             f'to {height}x{width} needs an arbitrary-scale model')
+        if halo is not None and halo < 0:
+            raise UserError(f'upscale: halo is {halo}, expected 0 or more pixels')
 
-    def plan_regions(self, height: int, width: int, batch: int, memory: int, halo: int | None) -> list[Region]:
-        """The whole picture where its encoding fits into its share of `memory`, else regions of which each one does."""
-        whole = Region.whole(height, width)
-        pixels = int(memory * ENCODING_SHARE) // (4 * batch * self.encode_floats)
-        if height * width <= pixels or self.reach is None:
-            return [whole]
-        margin = self.reach if halo is None else min(halo, self.reach)
-        side = math.isqrt(pixels) - 2 * margin
-        if side < SMALLEST_SIDE:
-            needed = (2 * margin + SMALLEST_SIDE) ** 2 * 4 * batch * self.encode_floats / ENCODING_SHARE
+    def choose_memory(self, lr: Tensor, halo: int | None) -> int:
+        """A modest share of the free memory, in bytes, or more where regions would be narrower than their margins."""
+        memory, most = free_shares(lr.device)
+        if self.reach is not None:
+            while 2 * memory <= most and self.region_side(lr.shape, memory, halo)[0] < self.margin(halo):
+                memory *= 2
+        return memory
+
+    def plan_regions(self, shape: torch.Size, memory: int, halo: int | None) -> list[Region]:
+        """The whole picture where its encoding fits into its share of `memory`, else regions of which each one does.
+
+        Args:
+            shape: (B, 3, H, W).
+        """
+        batch, _, height, width = shape
+        side, uncut = self.region_side(shape, memory, halo)
+        if side < min(SMALLEST_SIDE, height, width):
+            smallest = [(2 * margin + SMALLEST_SIDE, floats) for margin, floats in self.encode_stages(halo)]
+            floats = max(min(height, length) * min(width, length) * floats for length, floats in smallest)
+            seen = self.margin(halo) - self.margin(0)  # by choice
             raise UserError(f'upscale: {memory / 2 ** 20:.0f} MiB of memory are too few for this model and this picture; '
-                            f'allow at least {math.ceil(needed / 2 ** 20)} MiB, or a halo smaller than {margin} pixels')
-        return list(whole.split(side, side))
+                            f'allow at least {math.ceil(floats * 4 * batch / ENCODING_SHARE / 2 ** 20)} MiB'
+                            + (f', or a halo smaller than {seen} pixels' if seen else ''))
+        return list(Region.whole(height, width).split(*(length if length <= uncut else side for length in (height, width))))
+
+    def region_side(self, shape: torch.Size, memory: int, halo: int | None) -> tuple[int, int]:
+        """The longest side of regions that fit, and how long a side of the picture may be to stay uncut."""
+        batch, _, height, width = shape
+        numbers, stages = int(memory * ENCODING_SHARE) // (4 * batch), self.encode_stages(halo)
+        longest, short = max(height, width), min(height, width)
+        if self.reach is None or height * width * max(floats for _, floats in stages) <= numbers:
+            return longest, longest
+        square = min(math.isqrt(numbers // floats) for _, floats in stages)
+        # regions from border to border need no margin along the short side
+        return min((numbers // floats // short if short <= square else math.isqrt(numbers // floats)) - 2 * margin
+                   for margin, floats in stages), square
 
 
 def lines_of(nearest: Tensor, start: int, stop: int) -> slice:

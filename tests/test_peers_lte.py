@@ -1,4 +1,4 @@
-"""LTE and LTE+ against their programs' outputs, and the local ensemble by hand."""
+"""LTE and LTE+ against their programs' outputs."""
 import math
 
 import numpy as np
@@ -8,7 +8,6 @@ from peers_fill import assert_row, fill, hr_grid, lr_picture
 from test_models import assert_user_error, golden, grid, picture, unsettled, variant
 
 import models
-from models.decoders.ensemble import map_rows, nearest_pixel, neighbours
 from models.regions import Region
 from models.registry import MODELS
 
@@ -80,40 +79,6 @@ def test_layout_of_released_files():
                                                         for kind in ('weight', 'bias')]
     state = models.make(SPECS['lte-fast']).state_dict()
     assert state['layers.4.weight'].shape == (3, 16, 1, 1) and state['layers.2.weight'].shape == (16, 16, 1, 1)
-
-
-# the four neighbours
-
-def test_four_neighbours_and_their_areas_by_hand():
-    """A picture of 4×5 pixels; the query lies 0.3 below and 0.1 left of the centre of pixel (1, 2)."""
-    coord = torch.tensor([[[-1 + 2 * (1.5 + 0.3) / 4, -1 + 2 * (2.5 - 0.1) / 5]]], dtype=torch.float64)
-    near = neighbours(Region.whole(4, 5), coord)
-    assert [pixel.rows.item() for pixel, _ in near] == [1 * 5 + 1, 1 * 5 + 2, 2 * 5 + 1, 2 * 5 + 2]
-    offsets = [(0.6, 1.8), (0.6, -0.2), (-1.4, 1.8), (-1.4, -0.2)]
-    for (pixel, weight), offset, share in zip(near, offsets, (0.7 * 0.1, 0.7 * 0.9, 0.3 * 0.1, 0.3 * 0.9)):
-        assert pixel.rel.flatten().tolist() == pytest.approx(offset)
-        assert weight.item() == pytest.approx(share, abs=1e-8)
-
-
-def test_neighbours_at_a_corner_are_the_corner_pixel():
-    near = neighbours(Region.whole(4, 5), torch.tensor([[[1.0, -1.0]]], dtype=torch.float64))
-    assert [pixel.rows.item() for pixel, _ in near] == [3 * 5] * 4
-    assert [weight.item() for _, weight in near] == pytest.approx([0.25] * 4)
-
-
-def test_a_query_on_a_centre_reads_the_pixel_itself_and_the_one_after_it():
-    near = neighbours(Region.whole(3, 3), torch.zeros(1, 1, 2))
-    assert [pixel.rows.item() for pixel, _ in near] == [4, 5, 7, 8]
-    assert near[0][1].item() == pytest.approx(1, abs=1e-6)
-
-
-def test_rows_of_a_region_hold_the_same_pixels():
-    x = torch.arange(2 * 6 * 7).view(2, 1, 6, 7)
-    region = Region(2, 5, 1, 6, 6, 7)
-    coord, _ = grid(6, 7)
-    inside = coord.view(6, 7, 2)[2:5, 1:6].reshape(1, -1, 2).expand(2, -1, 2)
-    rows = nearest_pixel(region, inside).rows
-    assert map_rows(region.of(x))[rows].squeeze(-1).tolist() == region.of(x).flatten(2)[:, 0].tolist()
 
 
 # the parts

@@ -1,10 +1,10 @@
 """LTE: "Local Texture Estimator for Implicit Representation Function" (arXiv 2111.08918), and LTE+, its variant on grids.
 
-Shapes: B batch, H×W the LR grid, F encoder channels, D hidden_dim, Q queries.
+Shapes: B batch, H×W the LR grid, F encoder channels, D hidden_dim, Q queries, N = 4 neighbours of a query.
 
     LR (B, 3, H, W) → encoder (B, F, H, W) → amplitudes and frequencies (B, D, H, W)
-       → for each of four LR pixels: amplitudes · [cos, sin](π · (frequencies · offset + phase(cell))) (B, Q, D)
-       → MLP (B, Q, 3), blended by area (B, Q, 3) + bilinear LR
+       → at each of N neighbours: amplitudes · [cos, sin](π · (frequencies · offset + phase(cell))) (B, Q, N, D)
+       → MLP (B, Q, N, 3) → blended by area (B, Q, 3) + bilinear LR
 """
 from typing import NamedTuple
 
@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.decoders.ensemble import map_rows, neighbours
-from models.encoders.base import conv3x3, make_encoder
+from models.coords import relative_cell
+from models.decoders.base import FeatureDecoder
+from models.decoders.ensemble import neighbours, pixel_rows
+from models.encoders.base import conv3x3
 from models.layers import sample_bilinear
 from models.regions import Region
 from models.registry import MODELS, register
-from models.sr_model import SRModel
 
 
 class Latent(NamedTuple):
@@ -29,7 +30,7 @@ class Latent(NamedTuple):
     region: Region
 
 
-class TextureEstimator(SRModel):
+class TextureEstimator(FeatureDecoder):
     """What LTE and LTE+ share. Parameter names are those of released checkpoints.
 
     Args:
@@ -40,55 +41,50 @@ class TextureEstimator(SRModel):
     """
 
     def __init__(self, encoder_spec: dict, hidden_dim: int, scale_max: float | None):
-        super().__init__()
+        super().__init__(encoder_spec, own_reach=2, own_floats=4 * hidden_dim)  # 3×3 convolutions, and the four neighbours
         if hidden_dim < 2 or hidden_dim % 2:
             raise ValueError(f'hidden_dim is {hidden_dim}, expected an even number of 2 or more')
         if scale_max is not None and scale_max < 1:
             raise ValueError(f'scale_max is {scale_max}, expected at least 1')
         self.hidden_dim, self.scale_max = hidden_dim, scale_max
-        self.encoder = make_encoder(encoder_spec)
         self.coef = conv3x3(self.encoder.out_channels, hidden_dim)
         self.freq = conv3x3(self.encoder.out_channels, hidden_dim)
         self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
-        self.encode_floats = max(self.encoder.encode_floats, self.encoder.out_channels + 4 * hidden_dim)
-        self.reach = self.encoder.reach + 2  # the 3×3 convolutions, and the four neighbours
 
     def by_axis(self, frequencies: Tensor) -> Tensor:
         """(B, D, H, W) in the order in which the convolution gives them → those along y, then those along x."""
         raise NotImplementedError
 
     def decode(self, x: Tensor) -> Tensor:
-        """(B, Q, D) → (B, Q, 3)."""
+        """(B, Q, N, D) → (B, Q, N, 3)."""
         raise NotImplementedError
 
-    def encode(self, lr: Tensor, region: Region | None = None) -> Latent:
-        features = self.encoder.features(lr)
+    def decode_features(self, lr: Tensor, features: Tensor, region: Region) -> Latent:
         amplitudes = self.coef(features)                                             # (B, D, H, W)
         with torch.autocast(lr.device.type, enabled=False):  # half precision would turn the waves
             frequencies = self.by_axis(self.freq(features.to(self.freq.weight)))
-        return Latent(lr, map_rows(amplitudes), map_rows(frequencies), region or Region.whole(*lr.shape[2:]))
+        return Latent(lr, pixel_rows(amplitudes), pixel_rows(frequencies), region)
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
-        phase = self.phase_of(latent.region, cell)                                   # (B, 1, D/2)
-        rgb = sample_bilinear(latent.lr, latent.region.local(coord), 'border')       # (B, Q, 3)
-        for (rows, rel), weight in neighbours(latent.region, coord):
-            along_y, along_x = F.embedding(rows, latent.frequencies).chunk(2, -1)    # (B, Q, D/2) each
-            rel_y, rel_x = rel.to(phase).split(1, -1)                                # (B, Q, 1) each
-            angle = torch.pi * (along_y * rel_y + along_x * rel_x + phase)
-            waves = torch.cat([angle.cos(), angle.sin()], -1)                        # (B, Q, D)
-            rgb = rgb + weight.to(rgb) * self.decode(F.embedding(rows, latent.amplitudes) * waves)
-        return rgb
+        near = neighbours(coord, latent.region, local_ensemble=True)                 # N = 4
+        phase = self.phase_of(latent.region, cell)                                   # (B, 1, 1, D/2)
+        along_y, along_x = F.embedding(near.row, latent.frequencies).chunk(2, -1)    # (B, Q, N, D/2) each
+        y, x = near.offset.to(phase).split(1, -1)                                    # (B, Q, N, 1) each
+        angle = torch.pi * (along_y * y + along_x * x + phase)
+        waves = torch.cat([angle.cos(), angle.sin()], -1)                            # (B, Q, N, D)
+        rgb = self.decode(F.embedding(near.row, latent.amplitudes) * waves)          # (B, Q, N, 3)
+        return near.blend(rgb) + sample_bilinear(latent.lr, latent.region.local(coord), 'border')
 
     def phase_of(self, region: Region, cell: Tensor) -> Tensor:
-        """The phases of a cell (B, 2): (B, 1, D/2), in units of π."""
-        relative = cell * cell.new_tensor([region.height, region.width])             # (B, 2): 2/s of each axis
+        """The phases of a cell (B, 2): (B, 1, 1, D/2), in units of π."""
+        relative = relative_cell(cell, region.height, region.width)                  # (B, 2): 2/s of each axis
         if self.scale_max is not None:
             relative = relative.clamp(min=2 / self.scale_max)
         with torch.autocast(cell.device.type, enabled=False):
-            return self.phase(relative.to(self.phase.weight)).unsqueeze(1)
+            return self.phase(relative.to(self.phase.weight))[:, None, None]
 
     def query_floats(self) -> int:
-        return 7 * self.hidden_dim  # frequencies, amplitudes, their product with the waves, and what makes these
+        return 4 * 5 * self.hidden_dim  # frequencies, amplitudes, their product with the waves, and what makes these
 
 
 @register('lte')
@@ -133,5 +129,4 @@ class LTEPlus(TextureEstimator):
         return frequencies
 
     def decode(self, x: Tensor) -> Tensor:
-        x = x.transpose(1, 2).unsqueeze(2)                                           # (B, D, 1, Q)
-        return self.layers(x).squeeze(2).transpose(1, 2)
+        return self.layers(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)                # (B, D, Q, N) → (B, Q, N, 3)

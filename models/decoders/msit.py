@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from models.coords import relative_cell
 from models.encoders.base import make_encoder
 from models.layers import bilinear_grid, sample_bilinear
 from models.msit.grid import decode_grid
@@ -70,11 +71,18 @@ class MSIT(SRModel):
         self.cell_decode = cell_decode
         self.attended = (2 * radius + 1) ** 2 * base_dim                             # K²·C
         self.imnet = MODELS.make(imnet_spec, 'imnet_spec', in_dim=self.attended + 2 * cell_decode)
-        self.encode_floats = self.encoder.encode_floats + 9 * base_dim
+        self.encode_floats = self.encoder.out_channels + 9 * base_dim
 
     @property
     def reach(self) -> int:
-        return self.encoder.reach + self.msno.fem.reach + self.msno.reach + self.mssa.reach
+        return self.margin()
+
+    def margin(self, halo: int | None = None) -> int:
+        return self.encoder.margin(halo) + self.msno.fem.reach + self.msno.reach + self.mssa.reach
+
+    def encode_stages(self, halo: int | None = None) -> list[tuple[int, int]]:
+        own = self.msno.reach + self.mssa.reach
+        return [(self.margin(halo), self.encoder.encode_floats), (own, self.encode_floats)]
 
     def encode(self, lr: Tensor, region: Region | None = None) -> Latent:
         if region and not region.is_whole:
@@ -105,10 +113,10 @@ class MSIT(SRModel):
         return x + bilinear_grid(latent.lr, region, rows, columns)                   # (B, h, w, 3)
 
     def relative_cell(self, region: Region, cell: Tensor) -> Tensor | None:
-        """(B, 2) → (B, 2): the size of an output pixel in half LR pixels, 2/s of each axis; None when it is not decoded."""
+        """(B, 2) → (B, 2): see `coords.relative_cell`; None when it is not decoded."""
         if not self.cell_decode:
             return None
-        return (cell * cell.new_tensor([region.height, region.width])).to(self.inp_sub)
+        return relative_cell(cell, region.height, region.width).to(self.inp_sub)
 
     def query_floats(self) -> int:
         return 3 * self.attended  # gathered keys, gathered values, weighted values

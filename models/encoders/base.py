@@ -44,7 +44,7 @@ class Encoder(SRModel):
         Args:
             halo: pixels around the region that are looked at, at most `reach`, which is exact and the default.
         """
-        outer = region.grow(self.reach if halo is None else min(halo, self.reach))
+        outer = region.grow(self.margin(halo))
         return region.of(self.features(outer.of(lr)), outer)
 
     def encode(self, lr: Tensor, region: Region | None = None) -> Upsampled:
@@ -67,6 +67,14 @@ class Encoder(SRModel):
         return rearrange(latent.rgb[:, :, y[:, None], x], 'b c h w -> b h w c')
 
 
+def make_encoder(spec: dict) -> Encoder:
+    """The encoder of an `encoder_spec`, without an upsampling tail. Raises: ValueError when it is another thing."""
+    encoder = MODELS.make(spec, 'encoder_spec')
+    if not isinstance(encoder, Encoder) or encoder.fixed_scale:
+        raise ValueError(f"encoder_spec: '{spec['name']}' is no encoder, or has no_upsampling unset")
+    return encoder
+
+
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     """3×3 convolution with bias that keeps the size."""
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
@@ -83,9 +91,6 @@ def upsampling(in_channels: int, channels: int, scale: int) -> list[nn.Module]:
     return layers
 
 
-def make_encoder(spec: dict) -> Encoder:
-    """The encoder of a decoder's `encoder_spec`. Raises ValueError unless it gives features at LR resolution."""
-    encoder = MODELS.make(spec, 'encoder_spec')
-    if not isinstance(encoder, Encoder) or encoder.fixed_scale:
-        raise ValueError(f"encoder_spec: '{spec['name']}' is no encoder, or has no_upsampling unset")
-    return encoder
+def upsampling_floats(channels: int, scale: int) -> int:
+    """Numbers per LR pixel that such a tail holds at its widest point, which is its last shuffle."""
+    return (5 * scale ** 2 // 2 + 1) * channels

@@ -6,7 +6,7 @@ released checkpoints.
 """
 from torch import Tensor, nn
 
-from models.encoders.base import TAIL_REACH, Encoder, conv3x3, upsampling
+from models.encoders.base import TAIL_REACH, Encoder, conv3x3, upsampling, upsampling_floats
 from models.registry import register
 
 
@@ -41,12 +41,12 @@ class EDSR(Encoder):
         blocks = [ResidualBlock(n_feats, res_scale) for _ in range(n_resblocks)]
         self.body = nn.Sequential(*blocks, conv3x3(n_feats, n_feats))
         self.tail = nn.Identity()
-        self.out_channels = n_feats
+        self.out_channels, self.encode_floats = n_feats, 6 * n_feats
         if not no_upsampling:
             self.tail = nn.Sequential(nn.Sequential(*upsampling(n_feats, n_feats, scale)), conv3x3(n_feats, 3))
             self.out_channels, self.fixed_scale = 3, scale
+            self.encode_floats = max(self.encode_floats, upsampling_floats(n_feats, scale))
         self.reach = 2 * n_resblocks + 2 + TAIL_REACH * (not no_upsampling)
-        self.encode_floats = 6 * n_feats
 
     def features(self, x: Tensor) -> Tensor:
         x = self.head(x)                                                             # (B, F, H, W)

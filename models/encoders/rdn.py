@@ -6,7 +6,7 @@ Parameter names are those of released checkpoints.
 import torch
 from torch import Tensor, nn
 
-from models.encoders.base import TAIL_REACH, Encoder, conv3x3, upsampling
+from models.encoders.base import TAIL_REACH, Encoder, conv3x3, upsampling, upsampling_floats
 from models.registry import register
 
 CONFIGS = {'A': (20, 6, 32), 'B': (16, 8, 64)}  # dense blocks, convolutions in each, growth
@@ -59,11 +59,13 @@ class RDN(Encoder):
         self.GFF = nn.Sequential(nn.Conv2d(n_blocks * G0, G0, 1), conv3x3(G0, G0))   # global feature fusion
         self.UPNet = nn.Identity()
         self.out_channels = G0
+        fusion, dense = n_blocks * G0, 2 * (G0 + n_convs * growth)                   # the widest points
+        self.encode_floats = n_blocks * G0 + max(fusion, dense) + 3 * (G0 + growth)
         if not no_upsampling:
             self.UPNet = nn.Sequential(*upsampling(G0, growth, scale), conv3x3(growth, 3))
             self.out_channels, self.fixed_scale = 3, scale
+            self.encode_floats = max(self.encode_floats, upsampling_floats(growth, scale))
         self.reach = n_blocks * n_convs + 3 + TAIL_REACH * (not no_upsampling)
-        self.encode_floats = 2 * n_blocks * G0 + 3 * (G0 + n_convs * growth)
 
     def features(self, x: Tensor) -> Tensor:
         shallow = self.SFENet1(x)                                                    # (B, F, H, W)
@@ -73,4 +75,5 @@ class RDN(Encoder):
             x = block(x)
             blocks.append(x)
         x = self.GFF(torch.cat(blocks, 1)) + shallow
+        del blocks  # before the tail, which is wide
         return self.UPNet(x)                                      # (B, F, H, W), or (B, 3, s·H, s·W) with the tail

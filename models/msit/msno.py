@@ -39,7 +39,7 @@ class MSNO(nn.Module):
     @property
     def reach(self) -> int:
         """How far its outputs see, in pixels, FEM's shifts aside."""
-        return largest_radius(self)
+        return largest_radius(self.msc) + largest_radius(self.sim)
 
     def forward(self, x: Tensor, margin: int = 0) -> Tensor:
         """(B, C, H, W), the whole picture, → Z'' (B, C, H, W).
