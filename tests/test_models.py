@@ -30,7 +30,7 @@ def tiny_encoder(**args) -> dict:
 
 
 def tiny_decoder(**args) -> dict:
-    """The arguments that 'msit' and 'amsit' share, at toy size."""
+    """The arguments that 'msit', 'amsit' and 'clit' share, at toy size."""
     return {
         'base_dim': 8, 'encoder_spec': tiny_encoder(no_upsampling=True),
         'pb_spec': {'name': 'posenc', 'args': {'enc_dims': 8}},
@@ -59,6 +59,8 @@ TINY = {
              tiny_msit_args(reparam='refconv', attention='conventional'),
              tiny_msit_args(reparam='rim', reparam_init='random')],
     'amsit': [tiny_decoder(head=2, r=1, MsC_heads=2, MsSA_q=2)],
+    'clit': [tiny_decoder(head=2, r=1), tiny_decoder(head=2, r=1, imnet_num=3, conv_num=3, scale_base=1.5),
+             tiny_decoder(head=4, r=2, imnet_num=2, conv_num=2, scale_base=2, is_cell=False)],
     'lte': [{**tiny_inr(), 'hidden_dim': 6}],
     'lte-fast': [{'encoder_spec': tiny_encoder(no_upsampling=True), 'hidden_dim': 6, 'num_layer': 2}],
 }
@@ -329,7 +331,9 @@ def test_every_trainable_parameter_gets_a_gradient(name, index, training):
     weight = torch.randn(rgb.shape, generator=torch.Generator().manual_seed(5))
     (rgb * weight).sum().backward()
     # a number added to every logit of a softmax, or before a batch norm's mean is taken off, changes nothing
-    idle = r'position_bias\.proj\.bias|(within|msc\.convs\.\d+)\.bias' if training else r'position_bias\.proj\.bias'
+    idle = r'(position_bias|pb_encoder)\.proj\.bias'
+    if training:
+        idle += r'|(within|msc\.convs\.\d+)\.bias'
     for key, p in model.named_parameters():
         assert p.grad is not None, f'{key} gets no gradient'
         assert p.grad.isfinite().all(), key
