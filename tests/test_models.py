@@ -29,6 +29,15 @@ def tiny_encoder(**args) -> dict:
     return {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 4, **args}}
 
 
+def tiny_implicit(**args) -> dict:
+    """The arguments that LIIF and its kin share, at toy size."""
+    return {'encoder_spec': tiny_encoder(no_upsampling=True), **args}
+
+
+def tiny_mlp() -> dict:
+    return {'name': 'mlp', 'args': {'hidden_list': [12, 8]}}
+
+
 def tiny_decoder(**args) -> dict:
     """The arguments that 'msit' and 'amsit' share, at toy size."""
     return {
@@ -53,6 +62,14 @@ TINY = {
              tiny_msit_args(reparam='refconv', attention='conventional'),
              tiny_msit_args(reparam='rim', reparam_init='random')],
     'amsit': [tiny_decoder(head=2, r=1, MsC_heads=2, MsSA_q=2)],
+    'liif': [tiny_implicit(imnet_spec=tiny_mlp()), tiny_implicit(imnet_spec=tiny_mlp(), local_ensemble=False),
+             tiny_implicit(imnet_spec=tiny_mlp(), feat_unfold=False, cell_decode=False),
+             {'encoder_spec': tiny_encoder(scale=2)}],
+    'metasr': [tiny_implicit()],
+    'ultrasr': [tiny_implicit(enc_dims=8, width=8, depth=3),
+                tiny_implicit(enc_dims=8, width=8, depth=3, residual=True, cell_decode=True)],
+    'ipe': [tiny_implicit(imnet_spec=tiny_mlp(), octaves=3),
+            tiny_implicit(imnet_spec=tiny_mlp(), octaves=3, times_pi=True, keep_offset=True, cell_decode=True)],
 }
 
 
