@@ -29,15 +29,6 @@ def tiny_encoder(**args) -> dict:
     return {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 4, **args}}
 
 
-def tiny_implicit(**args) -> dict:
-    """The arguments that LIIF and its kin share, at toy size."""
-    return {'encoder_spec': tiny_encoder(no_upsampling=True), **args}
-
-
-def tiny_mlp() -> dict:
-    return {'name': 'mlp', 'args': {'hidden_list': [12, 8]}}
-
-
 def tiny_decoder(**args) -> dict:
     """The arguments that 'msit' and 'amsit' share, at toy size."""
     return {
@@ -51,6 +42,12 @@ def tiny_msit_args(**args) -> dict:
     return tiny_decoder(heads=2, radius=1, msc_convs=2, mssa_projections=2, **args)
 
 
+def tiny_inr(**args) -> dict:
+    """An encoder and an MLP: what most decoders need, at toy size."""
+    return {'encoder_spec': tiny_encoder(no_upsampling=True),
+            'imnet_spec': {'name': 'mlp', 'args': {'hidden_list': [12, 12]}}, **args}
+
+
 # A small spec's arguments for every registered model that can upscale: a list of variants, the first the plainest.
 TINY = {
     'bicubic': [{}],
@@ -62,14 +59,17 @@ TINY = {
              tiny_msit_args(reparam='refconv', attention='conventional'),
              tiny_msit_args(reparam='rim', reparam_init='random')],
     'amsit': [tiny_decoder(head=2, r=1, MsC_heads=2, MsSA_q=2)],
-    'liif': [tiny_implicit(imnet_spec=tiny_mlp()), tiny_implicit(imnet_spec=tiny_mlp(), local_ensemble=False),
-             tiny_implicit(imnet_spec=tiny_mlp(), feat_unfold=False, cell_decode=False),
+    'liif': [tiny_inr(), tiny_inr(local_ensemble=False),
+             tiny_inr(feat_unfold=False, cell_decode=False),
              {'encoder_spec': tiny_encoder(scale=2)}],
-    'metasr': [tiny_implicit()],
-    'ultrasr': [tiny_implicit(enc_dims=8, width=8, depth=3),
-                tiny_implicit(enc_dims=8, width=8, depth=3, residual=True, cell_decode=True)],
-    'ipe': [tiny_implicit(imnet_spec=tiny_mlp(), octaves=3),
-            tiny_implicit(imnet_spec=tiny_mlp(), octaves=3, times_pi=True, keep_offset=True, cell_decode=True)],
+    'metasr': [{'encoder_spec': tiny_encoder(no_upsampling=True)}],
+    'ultrasr': [{'encoder_spec': tiny_encoder(no_upsampling=True), 'enc_dims': 8, 'width': 8, 'depth': 3},
+                {'encoder_spec': tiny_encoder(no_upsampling=True), 'enc_dims': 8, 'width': 8, 'depth': 3, 'residual': True,
+                 'cell_decode': True}],
+    'ipe': [tiny_inr(octaves=3),
+            tiny_inr(octaves=3, times_pi=True, keep_offset=True, cell_decode=True)],
+    'lte': [{**tiny_inr(), 'hidden_dim': 6}],
+    'lte-fast': [{'encoder_spec': tiny_encoder(no_upsampling=True), 'hidden_dim': 6, 'num_layer': 2}],
 }
 
 
