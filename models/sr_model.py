@@ -77,6 +77,10 @@ class SRModel(nn.Module):
         """LR pixels around a region that `encode_region` needs: `reach`, or fewer with a smaller `halo`."""
         return self.reach if halo is None else min(halo, self.reach)
 
+    def added_tensors(self, state: dict[str, Tensor]) -> list[str]:
+        """Names of tensors that start afresh when this model starts from the smaller one of a checkpoint's `state`."""
+        return []
+
     def encode_stages(self, halo: int | None = None) -> list[tuple[int, int]]:
         """For each stage of `encode_region`: LR pixels around the region, and the numbers held per LR pixel."""
         return [(self.margin(halo), self.encode_floats)]

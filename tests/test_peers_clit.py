@@ -1,18 +1,27 @@
 """CLIT against its program's outputs; which cascades a scale takes; memory."""
 import math
+import re
+import types
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peers_fill import assert_row, fill, hr_grid, lr_picture
 from test_models import assert_user_error, golden, grid, picture, tiny_decoder, unsettled, variant
 
 import models
+from datasets import WRAPPERS
+from engine.checkpoint import save_checkpoint
+from engine.config import TRAIN_KEYS, load_config
+from engine.pretrain import load_stage1
 from models import coords
 from models.decoders.clit import CLIT
 from models.layers import bilinear_grid, sample_bilinear
 from models.regions import Region
 from models.registry import MODELS
 
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs/train'
 GRIDS = [(9, 16), (18, 32), (27, 48)]  # of the reference outputs, one for each cascade
 
 
@@ -175,3 +184,64 @@ def test_blocks_of_a_finer_grid_make_the_whole_one(monkeypatch):
 def test_wrong_arguments_are_refused(args, fragment):
     with assert_user_error(fragment):
         models.make({'name': 'clit', 'args': {**tiny_decoder(), **args}})
+
+
+# cumulative training
+
+def test_a_cascade_is_added_to_a_checkpoint(tmp_path):
+    """All of the file is copied, the new cascade keeps its start, and a scale of one step gives what it gave."""
+    specs = [{'name': 'clit', 'args': tiny_decoder(head=2, r=1, imnet_num=n, conv_num=n)} for n in (1, 2)]
+    first = unsettled(models.make(specs[0]))
+    save_checkpoint(tmp_path / 'first.pth', first, specs[0], global_batch=7)
+    second = models.make(specs[1]).eval()
+    start = {key: value.clone() for key, value in second.state_dict().items()}
+    line, batches = load_stage1(second, specs[1], tmp_path / 'first.pth')
+    added = [key for key in start if re.match(r'(conv_[qkv]s|imnets)\.1\.', key)]
+    assert len(added) == 3 * 2 + 2 * 2 and sorted(second.added_tensors(first.state_dict())) == sorted(added)
+    state = second.state_dict()
+    assert all(torch.equal(state[key], start[key]) for key in added)
+    assert all(torch.equal(state[key], value) for key, value in first.state_dict().items())
+    assert batches == 7 and line.endswith('as do 10 that the file has no counterpart of')
+    lr = picture()
+    assert torch.equal(second.upscale(lr, (21, 27)), first.upscale(lr, (21, 27)))
+    assert not torch.equal(second.upscale(lr, (42, 54)), first.upscale(lr, (42, 54)))
+    assert second.added_tensors(second.state_dict()) == []
+
+
+def test_the_scales_of_cumulative_training(tmp_path):
+    """×48-pixel crops of boundless pictures: one, two or three factors, equally often; the third one is at most 2."""
+    pictures = types.SimpleNamespace(size=lambda index: (10 ** 6, 10 ** 6))
+    spec = {'name': 'sr-implicit-downsampled', 'args': {'cascade': [4, 4, 2]}}
+    wrapper = WRAPPERS.make(spec, 'wrapper', dataset=pictures, data_root=tmp_path)
+    rng = np.random.default_rng(0)
+    batches = [wrapper.draw_scales([0, 1], rng) for _ in range(20000)]
+    assert all(a == b and not a[1] for a, b in batches)
+    scales = np.array([batch[0][0] for batch in batches])
+    assert 1 < scales.min() < 1.01 and 24 < scales.max() < 32
+    # E = 2.5, 2.5² and 2.5² · 1.5; the product of two is above 4 with 1 − (4 ln 4 − 3)/9, and one number never is
+    assert scales.mean() == pytest.approx((2.5 + 2.5 ** 2 + 2.5 ** 2 * 1.5) / 3, rel=0.02)
+    assert (scales <= 4).mean() > (1 + (4 * math.log(4) - 3) / 9) / 3
+
+
+def test_a_wrong_cascade_is_refused(tmp_path):
+    with assert_user_error('expected 1 <= scale_min <= scale_max', '[4, 0.5]'):
+        WRAPPERS.make({'name': 'sr-implicit-downsampled', 'args': {'cascade': [4, 0.5]}}, 'wrapper', data_root=tmp_path,
+                      dataset=types.SimpleNamespace(size=None))
+
+
+@pytest.mark.parametrize('encoder', ['edsr-baseline', 'rdn'])
+def test_recipes(encoder):
+    """Batch 32 of one scale each, rates halved four times; each cascade trains from the one before."""
+    family = 'edsr' if encoder == 'edsr-baseline' else 'rdn'
+    for cascades, upper, epochs in ((1, None, 1000), (2, [4, 4], 1000), (3, [4, 4, 2], 1500)):
+        name = f'train_{family}_baseline_clit{f"_{cascades}" * (cascades > 1)}.yaml'
+        milestones = [epochs * i // 5 for i in (1, 2, 3, 4)]
+        config = load_config(CONFIGS / name, TRAIN_KEYS)
+        assert config['train_dataset']['dataset']['args']['root_path'] == 'DIV2K/DIV2K_train_HR'
+        assert config['train_dataset']['wrapper']['args'].get('cascade') == upper
+        assert config['train_dataset']['wrapper']['args'].get('scale_per', 'batch') == 'batch'
+        assert config['train_dataset']['batch_size'] == 32 and config['train_dataset']['epoch_batches'] == 1000
+        assert config['lr_schedule'] == {'name': 'multistep', 'args': {'milestones': milestones, 'gamma': 0.5}}
+        assert config['optimizer'] == {'name': 'adam', 'args': {'lr': 1e-4}} and config['epoch_max'] == epochs
+        args = config['model']['args']
+        assert args['encoder_spec']['name'] == encoder and args['imnet_num'] == args['conv_num'] == cascades

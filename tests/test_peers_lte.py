@@ -1,5 +1,6 @@
 """LTE and LTE+ against their programs' outputs."""
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ from peers_fill import assert_row, fill, hr_grid, lr_picture
 from test_models import assert_user_error, golden, grid, picture, unsettled, variant
 
 import models
+from engine.config import TRAIN_KEYS, load_config
 from models.regions import Region
 from models.registry import MODELS
 
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs/train'
 ENCODER = {'name': 'edsr-baseline', 'args': {'n_resblocks': 2, 'n_feats': 8, 'no_upsampling': True}}
 SPECS = {
     'lte': {'name': 'lte', 'args': {'encoder_spec': ENCODER, 'hidden_dim': 16,
@@ -58,7 +61,16 @@ def test_released_lte(shared):
     assert (rgb - arrays['out_query']).abs().max() < 1e-4
 
 
-# parameters
+# recipes and parameters
+
+@pytest.mark.parametrize('name', ['lte', 'lte-fast'])
+@pytest.mark.parametrize('family, encoder', [('edsr', 'edsr-baseline'), ('rdn', 'rdn')])
+def test_the_recipe_is_that_of_liif(name, family, encoder):
+    config, liif = (load_config(CONFIGS / f'train_{family}_baseline_{each}.yaml', TRAIN_KEYS) for each in (name, 'liif'))
+    assert {**config, 'model': None} == {**liif, 'model': None}
+    assert config['model']['name'] == name and config['model']['args']['hidden_dim'] == 256
+    assert config['model']['args']['encoder_spec'] == {'name': encoder, 'args': {'no_upsampling': True}}
+
 
 @pytest.mark.parametrize('name, decoder', [
     ('lte', {'imnet_spec': {'name': 'mlp', 'args': {'out_dim': 3, 'hidden_list': [256, 256, 256]}}}), ('lte-fast', {})])

@@ -17,15 +17,18 @@ class FeatureDecoder(SRModel):
         own_floats: numbers per LR pixel that `decode_features` holds at its widest point, the features themselves aside.
     """
 
-    def __init__(self, encoder_spec: dict, own_reach: int, own_floats: int):
+    def __init__(self, encoder_spec: dict, own_reach: int, own_floats: int = 0):
         super().__init__()
         self.encoder = make_encoder(encoder_spec)
-        self.own_reach = own_reach
-        self.encode_floats = self.encoder.out_channels + own_floats
+        self.own_reach, self.own_floats = own_reach, own_floats
 
     def decode_features(self, lr: Tensor, features: Tensor, region: Region) -> Any:
         """Normalised LR (B, 3, H, W) of a region of the picture and its features (B, F, H, W) → latent."""
         raise NotImplementedError
+
+    @property
+    def encode_floats(self) -> int:
+        return self.encoder.out_channels + self.own_floats
 
     @property
     def reach(self) -> int:

@@ -9,6 +9,7 @@ Shapes: B batch, H×W the LR grid, C base_dim, Q queries, K² = (2r + 1)² keys 
        → + bilinear LR
 """
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -83,6 +84,15 @@ class CLIT(FeatureDecoder):
         return LocalAttention(self.heads, self.radius, position_bias=self.pb_encoder, query_map=self.conv_qs[cascade],
                               key_map=self.conv_ks[cascade], value_map=self.conv_vs[cascade])
 
+    def added_tensors(self, state: dict[str, Tensor]) -> list[str]:
+        """Those of the cascades after the last one of `state`: cumulative training adds them one by one."""
+        cascades = 0
+        while f'imnets.{cascades}.layers.0.weight' in state:
+            cascades += 1
+        parts = [self.conv_vs, self.conv_qs, self.conv_ks, self.imnets]
+        later = {id(tensor) for part in parts for module in part[cascades:] for tensor in module.parameters()}
+        return [name for name, parameter in self.named_parameters() if id(parameter) in later]
+
     def decode_features(self, lr: Tensor, features: Tensor, region: Region) -> Latent:
         features = self.conv_ch(features)                                            # (B, C, H, W)
         return Latent(lr, features, self.attention(0).maps(features, region))
@@ -147,7 +157,7 @@ class CLIT(FeatureDecoder):
             nearest = nearest_index(lines, n)
             starts = torch.arange(int(nearest[0]), int(nearest[-1]) + 1, side, device=lines.device)
             edges = [*torch.searchsorted(nearest, starts).tolist(), len(lines)]
-            cuts.append([slice(a, b) for a, b in zip(edges, edges[1:])])
+            cuts.append([slice(a, b) for a, b in pairwise(edges)])
         return [(y, x) for y in cuts[0] for x in cuts[1]]
 
     def relative_cell(self, region: Region, cell: Tensor) -> Tensor | None:

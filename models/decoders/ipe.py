@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from models.decoders.ensemble import LocalImplicitFunction
+from models.decoders.implicit import LocalImplicitFunction
 from models.registry import MODELS, register
 
 

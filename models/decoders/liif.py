@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.decoders.ensemble import LocalImplicitFunction
+from models.decoders.implicit import LocalImplicitFunction
 from models.encoders.base import Encoder
 from models.regions import Region
 from models.registry import MODELS, register

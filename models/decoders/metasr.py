@@ -17,12 +17,11 @@ from einops import rearrange
 from torch import Tensor
 
 from models.coords import nearest_index
+from models.decoders.base import FeatureDecoder
 from models.decoders.ensemble import SHIFT, pixel_rows
-from models.encoders.base import make_encoder
 from models.layers import MLP
 from models.regions import Region
 from models.registry import register
-from models.sr_model import SRModel
 
 HIDDEN = 256  # M
 
@@ -34,7 +33,7 @@ class Latent(NamedTuple):
 
 
 @register('metasr')
-class MetaSR(SRModel):
+class MetaSR(FeatureDecoder):
     """Filters predicted for each query. Parameter names are those of released checkpoints.
 
     Args:
@@ -42,19 +41,16 @@ class MetaSR(SRModel):
     """
 
     def __init__(self, *, encoder_spec: dict):
-        super().__init__()
-        self.encoder = make_encoder(encoder_spec)
-        channels = self.encoder.out_channels
-        self.imnet = MLP(in_dim=3, out_dim=9 * channels * 3, hidden_list=[HIDDEN])
-        self.reach = self.encoder.reach + 2  # 3×3 features at the nearest pixel or the one before it
-        self.encode_floats = max(self.encoder.encode_floats, channels + 2 * 3 * (HIDDEN + 1))
+        # 3×3 features at the nearest pixel or the one before it
+        super().__init__(encoder_spec, own_reach=2, own_floats=2 * 3 * (HIDDEN + 1))
+        self.imnet = MLP(in_dim=3, out_dim=9 * self.encoder.out_channels * 3, hidden_list=[HIDDEN])
 
-    def encode(self, lr: Tensor, region: Region | None = None) -> Latent:
+    def decode_features(self, lr: Tensor, features: Tensor, region: Region) -> Latent:
         last = self.imnet.layers[-1]
         filters = torch.cat([last.weight, last.bias.unsqueeze(1)], 1)                # (9F·3, M + 1)
         kernel = rearrange(filters, '(f y x c) m -> (m c) f y x', y=3, x=3, c=3)
-        x = F.conv2d(self.encoder.features(lr), kernel, padding=1)                   # (B, (M + 1)·3, H, W)
-        return Latent(pixel_rows(x), region or Region.whole(*lr.shape[2:]))
+        x = F.conv2d(features, kernel, padding=1)                                    # (B, (M + 1)·3, H, W)
+        return Latent(pixel_rows(x), region)
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         region, dtype = latent.region, self.inp_sub.dtype

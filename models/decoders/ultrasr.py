@@ -9,7 +9,7 @@ frequencies.
 import torch
 from torch import Tensor, nn
 
-from models.decoders.ensemble import LocalImplicitFunction
+from models.decoders.implicit import LocalImplicitFunction
 from models.registry import register
 
 
