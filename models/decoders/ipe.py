@@ -1,4 +1,5 @@
-"""IPE-LIIF: "Integrated Positional Encoding" (arXiv 2112.05756) in LIIF.
+"""IPE-LIIF: "Enhancing Multi-Scale Implicit Learning in Image Super-Resolution with Integrated Positional Encoding"
+(arXiv 2112.05756).
 
 Shapes: B batch, F encoder channels, H×W the LR grid, Q queries, N neighbours of a query, L frequencies.
 
