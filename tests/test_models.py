@@ -59,6 +59,8 @@ TINY = {
              tiny_msit_args(reparam='refconv', attention='conventional'),
              tiny_msit_args(reparam='rim', reparam_init='random')],
     'amsit': [tiny_decoder(head=2, r=1, MsC_heads=2, MsSA_q=2)],
+    'ciaosr': [{'encoder_spec': tiny_encoder(no_upsampling=True), 'hidden_list': [6]},
+               {'encoder_spec': tiny_encoder(no_upsampling=True), 'hidden_list': [6], 'non_local_attn': False}],
     'clit': [tiny_decoder(head=2, r=1), tiny_decoder(head=2, r=1, imnet_num=3, conv_num=3, scale_base=1.5),
              tiny_decoder(head=4, r=2, imnet_num=2, conv_num=2, scale_base=2, is_cell=False)],
     'liif': [tiny_inr(), tiny_inr(local_ensemble=False),

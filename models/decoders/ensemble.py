@@ -36,7 +36,7 @@ def pixel_rows(x: Tensor) -> Tensor:
     return rearrange(x, 'b c h w -> (b h w) c')
 
 
-def neighbours(coord: Tensor, region: Region, local_ensemble: bool) -> Neighbours:
+def neighbours(coord: Tensor, region: Region, local_ensemble: bool, distance: Tensor | None = None) -> Neighbours:
     """What (B, Q, 2) coordinates, in the whole picture, are answered from.
 
     An answer has the weight of the rectangle between the query and the *diagonally opposite* neighbour, a product of two
@@ -44,9 +44,11 @@ def neighbours(coord: Tensor, region: Region, local_ensemble: bool) -> Neighbour
 
     Args:
         region: part of the picture that the maps show; it must hold the neighbours.
+        distance: (B, 2), how far to both sides of the query they are looked for; half an LR pixel by default.
     """
-    y, offset_y, weight_y = neighbour_lines(coord[..., 0], region.height, local_ensemble)            # (B, Q, 2 or 1)
-    x, offset_x, weight_x = neighbour_lines(coord[..., 1], region.width, local_ensemble)
+    distance_y, distance_x = (None, None) if distance is None else distance.double().split(1, 1)    # (B, 1)
+    y, offset_y, weight_y = neighbour_lines(coord[..., 0], region.height, local_ensemble, distance_y)  # (B, Q, 2 or 1)
+    x, offset_x, weight_x = neighbour_lines(coord[..., 1], region.width, local_ensemble, distance_x)
     height, width = region.bottom - region.top, region.right - region.left
     picture = torch.arange(len(coord), device=coord.device).view(-1, 1, 1, 1)
     row = (picture * height + y.unsqueeze(3) - region.top) * width + x.unsqueeze(2) - region.left    # (B, Q, 2, 2)
@@ -55,16 +57,21 @@ def neighbours(coord: Tensor, region: Region, local_ensemble: bool) -> Neighbour
     return Neighbours(row.flatten(2), offset.flatten(2, 3), weight.flatten(2))
 
 
-def neighbour_lines(coord: Tensor, n: int, local_ensemble: bool) -> tuple[Tensor, Tensor, Tensor]:
+def neighbour_lines(coord: Tensor, n: int, local_ensemble: bool,
+                    distance: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The two pixels of an n-pixel axis on both sides of each coordinate, or the nearest one.
 
     Args:
         coord: (…) in [−1, 1].
+        distance: broadcast to coord, how far to both sides; half a pixel by default.
     Returns: index (…, 2 or 1) int64; offset (…, 2 or 1) float64, (coordinate − pixel centre) · n; weight (…, 2 or 1)
         float64, the share of the distance to the other pixel.
     """
     coord = coord.double().unsqueeze(-1)
-    sides = coord.new_tensor([-1 / n, 1 / n]) + SHIFT if local_ensemble else coord.new_zeros(1)
+    sides = coord.new_tensor([-1 / n, 1 / n])
+    if distance is not None:
+        sides = sides * n * distance.unsqueeze(-1)
+    sides = sides + SHIFT if local_ensemble else coord.new_zeros(1)
     index = nearest_index((coord + sides).clamp(-1 + SHIFT, 1 - SHIFT), n)
     offset = (coord + 1) * n - (2 * index + 1)
     distance = offset.abs() + SMALLEST  # of each axis: a query on the centre of a border pixel is at 0 from both neighbours
