@@ -17,23 +17,25 @@ class Downsampled(Dataset):
     Args:
         inp_size: LR side, pixels.
         scale_min, scale_max: range of s.
+        cascade: upper ends of factors f ~ U(scale_min, ·): s is the product of the first j of them, each j
+            being equally likely (CLIT's cumulative training). None: s ~ U(scale_min, scale_max).
         scale_per: 'batch' (MSIT, CLIT) or 'sample' (LIIF, LTE) draws one s for each.
         augment: random flips and 90° rotations.
         sample_q: HR pixels asked for, without replacement.
     """
 
     def __init__(self, *, dataset, data_root, inp_size: int = 48, scale_min: float = 1, scale_max: float = 4,
-                 scale_per: str = 'batch', augment: bool = True, sample_q: int = 2304):
+                 cascade: list[float] | None = None, scale_per: str = 'batch', augment: bool = True, sample_q: int = 2304):
         if not hasattr(dataset, 'size'):
             raise ValueError("needs a dataset of single pictures, such as 'image-folder'")
-        if not 1 <= scale_min <= scale_max < float('inf'):
-            raise ValueError(f'expected 1 <= scale_min <= scale_max, got {scale_min} and {scale_max}')
+        if any(not 1 <= scale_min <= upper < float('inf') for upper in cascade or [scale_max]):
+            raise ValueError(f'expected 1 <= scale_min <= scale_max, got {scale_min} and {cascade or scale_max}')
         if scale_per not in ('batch', 'sample'):
             raise ValueError(f"scale_per is {scale_per!r}, expected 'batch' or 'sample'")
         if inp_size < 1 or not 1 <= sample_q <= inp_size ** 2:
             raise ValueError(f'sample_q must lie between 1 and inp_size² = {inp_size ** 2}, got {sample_q}')
         self.dataset, self.inp_size, self.augment, self.sample_q = dataset, inp_size, augment, sample_q
-        self.scale_range, self.scale_per = (scale_min, scale_max), scale_per
+        self.scale_range, self.scale_per, self.cascade = (scale_min, scale_max), scale_per, cascade
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -43,10 +45,17 @@ class Downsampled(Dataset):
         limits = [max(1.0, min(self.dataset.size(index)) / self.inp_size) for index in indices]
         if self.scale_per == 'batch':
             limits = [min(limits)] * len(indices)
-            drawn = [rng.uniform(*self.scale_range)] * len(indices)
+            drawn = [self.draw_scale(rng)] * len(indices)
         else:
-            drawn = rng.uniform(*self.scale_range, len(indices)).tolist()
+            drawn = [self.draw_scale(rng) for _ in indices]
         return [(min(scale, limit), scale > limit) for scale, limit in zip(drawn, limits)]
+
+    def draw_scale(self, rng: np.random.Generator) -> float:
+        """A scale, before it is lowered."""
+        if not self.cascade:
+            return rng.uniform(*self.scale_range)
+        steps = rng.integers(len(self.cascade)) + 1
+        return float(np.prod([rng.uniform(self.scale_range[0], upper) for upper in self.cascade[:steps]]))
 
     def __getitem__(self, draw: Draw) -> dict:
         """One sample; see `make_sample`."""

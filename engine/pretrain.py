@@ -11,7 +11,7 @@ from utils import UserError
 def load_stage1(model: SRModel, spec: dict, path: Path) -> tuple[str, int]:
     """Copies a stage-1 checkpoint into `model`, kernel by kernel; the kernel maps of RIM or RefConv keep their start.
 
-    Works for a network without re-parameterisation too, which then simply trains on.
+    Works for a network without re-parameterisation too, which then simply trains on, or has more cascades (CLIT).
 
     Args:
         spec: {'name', 'args'} of the model.
@@ -32,13 +32,15 @@ def load_stage1(model: SRModel, spec: dict, path: Path) -> tuple[str, int]:
         raise UserError(f"-pretrain {path}: was trained with data_norm {norm}, but the config has {model.data_norm}")
     try:
         maps = map_parameters(model)
-        load_state(model, state, f'-pretrain {path}', fresh=tuple(maps))
+        added = model.added_tensors(state)
+        load_state(model, state, f'-pretrain {path}', fresh=(*maps, *added))
     except UserError as error:
         differing = differences(args, spec.get('args') or {})
         raise UserError(f'{error}; {differing}' if differing else str(error)) from None
     frozen = [layer.weight.numel() for layer in model.modules() if isinstance(layer, RefConv2d)]
     line = (f'pretrained from {path}: {len(state)} tensors copied, {len(frozen)} convolutions re-parameterised '
-            f'({sum(frozen):,} kernel weights frozen), {len(maps)} tensors of kernel maps start afresh')
+            f'({sum(frozen):,} kernel weights frozen), {len(maps)} tensors of kernel maps start afresh'
+            + (f', as do {len(added)} that the file has no counterpart of' if added else ''))
     return line, checkpoint.get('global_batch', 0)
 
 

@@ -23,6 +23,14 @@ def constant() -> Schedule:
     return lambda epoch, batch, base: base
 
 
+@SCHEDULES.register('multistep')
+def multistep(*, milestones: list[int], gamma: float = 0.5) -> Schedule:
+    """The base rate, multiplied by `gamma` after each epoch of `milestones`: the schedule of LIIF and its successors."""
+    if milestones != sorted(set(milestones)) or min(milestones, default=1) < 1 or gamma <= 0:
+        raise ValueError(f'expected rising milestones from 1 on and gamma > 0, got {milestones} and {gamma}')
+    return lambda epoch, batch, base: base * gamma ** sum(epoch >= milestone for milestone in milestones)
+
+
 @SCHEDULES.register('warmup-cosine')
 def warmup_cosine(*, warmup: int, cosine: int, start_lr: float = 0.0, unit: str = 'epoch') -> Schedule:
     """Linear warm-up from `start_lr` to the base rate, then a cosine to 0 (the paper's schedule).

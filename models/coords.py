@@ -26,6 +26,11 @@ def make_cell(height: int, width: int, device: torch.device | None = None) -> Te
     return torch.tensor([2 / height, 2 / width], device=device, dtype=torch.float64)
 
 
+def relative_cell(cell: Tensor, height: int, width: int) -> Tensor:
+    """Size of an output pixel in half pixels of a height × width LR picture: cell (B, 2) → (B, 2), 2/s of each axis."""
+    return cell * cell.new_tensor([height, width])
+
+
 def pixel_offsets(radius: int, device: torch.device | None = None) -> Tensor:
     """The window around a pixel: ((2·radius + 1)², 2) int64, (y, x), row-major."""
     offset = torch.arange(-radius, radius + 1, device=device)

@@ -67,24 +67,30 @@ def sample_bilinear(image: Tensor, coord: Tensor, padding: str) -> Tensor:
     return samples[:, :, 0].transpose(1, 2)                                          # (B, C, 1, Q) → (B, Q, C)
 
 
-def bilinear_grid(image: Tensor, region: Region, rows: Tensor, columns: Tensor) -> Tensor:
-    """Bilinear samples of a picture at the crossings of rows and columns, beyond the edge pixels' centres those pixels.
+def bilinear_grid(image: Tensor, region: Region, rows: Tensor, columns: Tensor, padding: str = 'border') -> Tensor:
+    """Bilinear samples of a picture at the crossings of rows and columns.
 
     Args:
         image: (B, C, H, W), a region of the picture.
         rows, columns: (h,) and (w,) float64, coordinates y and x in the picture.
+        padding: 'zeros' or 'border', what lies beyond the edge pixels' centres.
     Returns: (B, h, w, C).
     """
-    top, bottom, down = linear_samples(rows, region.height, region.top)
-    left, right, along = linear_samples(columns, region.width, region.left)
+    zeros = int(padding == 'zeros')
+    image = F.pad(image, (zeros,) * 4)
+    top, bottom, down = linear_samples(rows, region.height, region.top, zeros)
+    left, right, along = linear_samples(columns, region.width, region.left, zeros)
     lines = torch.lerp(image[:, :, top], image[:, :, bottom], down.to(image.dtype).unsqueeze(1))     # (B, C, h, W)
     samples = torch.lerp(lines[..., left], lines[..., right], along.to(image.dtype))                 # (B, C, h, w)
     return samples.permute(0, 2, 3, 1)
 
 
-def linear_samples(coord: Tensor, n: int, start: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(n,) coordinates of an axis → the pixels on both sides, counted from `start` on, and the weight of the second."""
+def linear_samples(coord: Tensor, n: int, start: int, zeros: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(n,) coordinates of an axis → the pixels on both sides, counted from `start` on, and the weight of the second.
+
+    Beyond the n pixels are as many `zeros`, which come first when counting, and further on the last of all these.
+    """
     pixel = ((coord + 1) * n - 1) / 2
     low = pixel.floor()
-    first, second = (side.clamp(0, n - 1).long() - start for side in (low, low + 1))
+    first, second = (side.clamp(-zeros, n - 1 + zeros).long() - start + zeros for side in (low, low + 1))
     return first, second, pixel - low

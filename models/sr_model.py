@@ -31,11 +31,13 @@ class SRModel(nn.Module):
         reach: how far an output pixel sees around its nearest LR pixel, in LR pixels; None: over the whole picture, which
             then cannot be processed in regions, nor its output in bands.
         encode_floats: numbers per LR pixel that `encode` holds at its widest point; plans the regions.
+        reimplementation: for a method without a public program, what this one is made from; tables say so. None for others.
     """
 
     fixed_scale: int | None = None
     reach: int | None = None
     encode_floats: int = 3
+    reimplementation: str | None = None
 
     def __init__(self):
         super().__init__()
@@ -74,6 +76,10 @@ class SRModel(nn.Module):
     def margin(self, halo: int | None = None) -> int:
         """LR pixels around a region that `encode_region` needs: `reach`, or fewer with a smaller `halo`."""
         return self.reach if halo is None else min(halo, self.reach)
+
+    def added_tensors(self, state: dict[str, Tensor]) -> list[str]:
+        """Names of tensors that start afresh when this model starts from the smaller one of a checkpoint's `state`."""
+        return []
 
     def encode_stages(self, halo: int | None = None) -> list[tuple[int, int]]:
         """For each stage of `encode_region`: LR pixels around the region, and the numbers held per LR pixel."""

@@ -9,7 +9,7 @@ from engine.schedule import SCHEDULES
 from utils import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'train'
-SMALL = sorted(CONFIGS.glob('train_msit_s*.yaml'))
+SMALL = sorted({*CONFIGS.glob('train_msit_s*.yaml'), *CONFIGS.glob('train_*_s.yaml')})
 
 
 def schedule(**args):
@@ -87,6 +87,30 @@ def test_without_warmup_starts_at_the_base_rate():
 def test_constant():
     rate = SCHEDULES.make({'name': 'constant'}, 'lr_schedule')
     assert [rate(epoch, batch, 3e-4) for epoch, batch in ((0, 0), (7, 9), (10 ** 5, 10 ** 8))] == [3e-4] * 3
+
+
+def test_steps_of_liif():
+    """Halved after epochs 200, 400, 600 and 800, of 1000; the batch within the epoch does not matter."""
+    for name in ('train_edsr_baseline_liif.yaml', 'train_rdn_baseline_liif.yaml', 'train_edsr_baseline_metasr.yaml'):
+        rate, base = of_config(name)
+        expected = {0: 1e-4, 199: 1e-4, 200: 5e-5, 399: 5e-5, 400: 2.5e-5, 600: 1.25e-5, 799: 1.25e-5, 800: 6.25e-6}
+        for batch in (0, 999):
+            rates = {epoch: rate(epoch, 1000 * epoch + batch, base) for epoch in expected}
+            assert rates == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(('milestones', 'gamma', 'epochs', 'rates'), [
+    ([1], 0.1, 3, [1, 0.1, 0.1]), ([], 0.5, 2, [1, 1]), ([1, 2], 2, 4, [1, 2, 4, 4])])
+def test_multistep(milestones, gamma, epochs, rates):
+    rate = SCHEDULES.make({'name': 'multistep', 'args': {'milestones': milestones, 'gamma': gamma}}, 'lr_schedule')
+    assert [rate(epoch, 0, 1.0) for epoch in range(epochs)] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize('args', [
+    {'milestones': [2, 1]}, {'milestones': [1, 1]}, {'milestones': [0, 1]}, {'milestones': [1], 'gamma': 0}])
+def test_bad_steps(args):
+    with pytest.raises(UserError, match=r'lr_schedule\.args.*expected rising milestones from 1 on and gamma > 0'):
+        SCHEDULES.make({'name': 'multistep', 'args': args}, 'lr_schedule')
 
 
 @pytest.mark.parametrize(('args', 'told'), [

@@ -580,6 +580,20 @@ SHIPPED = {  # trainable parameters
     'train_rdn_baseline_MsIT': 28_877_516,
     'train_rdn_baseline_MsIT_rim': 26_800_844,
     'train_msit_s': 634_488,
+    'train_edsr_baseline_x2': 1_369_859,
+    'train_edsr_baseline_x3': 1_554_499,
+    'train_edsr_baseline_x4': 1_517_571,
+    'train_rdn_baseline_x2': 22_123_395,
+    'train_rdn_baseline_x3': 22_308_035,
+    'train_rdn_baseline_x4': 22_271_107,
+    'train_edsr_baseline_metasr': 1_665_536,
+    'train_rdn_baseline_metasr': 22_419_072,
+    'train_edsr_baseline_liif': 1_567_299,
+    'train_rdn_baseline_liif': 22_320_835,
+    'train_edsr_baseline_ultrasr': 1_617_625,
+    'train_rdn_baseline_ultrasr': 22_371_161,
+    'train_edsr_baseline_ipe': 1_576_515,
+    'train_rdn_baseline_ipe': 22_330_051,
 }
 
 
@@ -592,12 +606,22 @@ def test_shipped_config_takes_a_step(lab, name):
     """Model, optimiser and schedule as shipped; data, sizes and lengths shrunk. Nothing big is written."""
     config = load_config(ROOT / f'configs/train/{name}.yaml', TRAIN_KEYS)
     spec = config['train_dataset']
-    spec['dataset'] = {'name': 'image-folder', 'args': {'root_path': 'pictures'}}
+    scale = 2
+    if spec['dataset']['name'] == 'paired-image-folders':  # of a network with one scale
+        scale, = config['val_dataset']['wrapper']['args']['scales']
+        lr = lab.folder / 'data/lr'
+        lr.mkdir()
+        for picture in (lab.folder / 'data/pictures').iterdir():
+            with Image.open(picture) as image:
+                image.resize([side // scale for side in image.size]).save(lr / picture.name)
+        spec['dataset']['args'] = {'root_path_1': 'lr', 'root_path_2': 'pictures'}
+    else:
+        spec['dataset'] = {'name': 'image-folder', 'args': {'root_path': 'pictures'}}
     spec['wrapper']['args'].update(inp_size=6, sample_q=16)
     spec.update(batch_size=2, epoch_batches=1, num_workers=0)
     if 'val_dataset' in config:
         config['val_dataset']['dataset'] = {'name': 'image-folder', 'args': {'root_path': 'pictures', 'first_k': 1}}
-        config['val_dataset']['wrapper']['args'].update(scales=[2], crop=24)
+        config['val_dataset']['wrapper']['args'].update(scales=[scale], crop=24)
     config['epoch_max'] = 1
 
     saved = []
@@ -606,7 +630,7 @@ def test_shipped_config_takes_a_step(lab, name):
     path.write_text(yaml.safe_dump(config))
     trainer = Trainer(load_config(path, TRAIN_KEYS), lab.save('run'), lab.folder / 'data', torch.device('cpu'))
     trainer.train()
-    assert len(scalars(lab.save('run'))['val/psnr_x2']) == 1
+    assert len(scalars(lab.save('run'))[f'val/psnr_x{scale}']) == 1
     parameters = [p for p in trainer.model.parameters() if p.requires_grad]
     if name in SHIPPED:
         assert sum(p.numel() for p in parameters) == SHIPPED[name]

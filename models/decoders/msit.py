@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from models.encoders.base import Encoder
+from models.coords import relative_cell
+from models.encoders.base import make_encoder
 from models.layers import bilinear_grid, sample_bilinear
 from models.msit import fused
 from models.msit.grid import decode_grid
@@ -57,9 +58,7 @@ class MSIT(SRModel):
                  cell_decode: bool = True, reparam: str = 'none', reparam_init: str = 'identity'):
         super().__init__()
         stage = {'reparam': reparam, 'reparam_init': reparam_init}
-        self.encoder = MODELS.make(encoder_spec, 'encoder_spec')
-        if not isinstance(self.encoder, Encoder) or self.encoder.fixed_scale:
-            raise ValueError(f"encoder_spec: '{encoder_spec['name']}' is no encoder, or has no_upsampling unset")
+        self.encoder = make_encoder(encoder_spec)
         if base_dim < 1:
             raise ValueError(f'base_dim is {base_dim}, expected at least 1')
         self.widen = nn.Conv2d(self.encoder.out_channels, base_dim, 1)
@@ -122,10 +121,10 @@ class MSIT(SRModel):
         return x + bilinear_grid(latent.lr, region, rows, columns)                   # (B, h, w, 3)
 
     def relative_cell(self, region: Region, cell: Tensor) -> Tensor | None:
-        """(B, 2) → (B, 2): the size of an output pixel in half LR pixels, 2/s of each axis; None when it is not decoded."""
+        """(B, 2) → (B, 2): see `coords.relative_cell`; None when it is not decoded."""
         if not self.cell_decode:
             return None
-        return (cell * cell.new_tensor([region.height, region.width])).to(self.inp_sub)
+        return relative_cell(cell, region.height, region.width).to(self.inp_sub)
 
     def query_floats(self) -> int:
         return 3 * self.attended  # gathered keys, gathered values, weighted values

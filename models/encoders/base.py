@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from models import coords
 from models.regions import Region
+from models.registry import MODELS
 from models.sr_model import SRModel
 from utils import UserError
 
@@ -64,6 +65,14 @@ class Encoder(SRModel):
         y = coords.nearest_index(rows, scale * region.height) - scale * region.top
         x = coords.nearest_index(columns, scale * region.width) - scale * region.left
         return rearrange(latent.rgb[:, :, y[:, None], x], 'b c h w -> b h w c')
+
+
+def make_encoder(spec: dict) -> Encoder:
+    """The encoder of an `encoder_spec`, without an upsampling tail. Raises: ValueError when it is another thing."""
+    encoder = MODELS.make(spec, 'encoder_spec')
+    if not isinstance(encoder, Encoder) or encoder.fixed_scale:
+        raise ValueError(f"encoder_spec: '{spec['name']}' is no encoder, or has no_upsampling unset")
+    return encoder
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:

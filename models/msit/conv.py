@@ -1,4 +1,4 @@
-"""Dense "same" convolutions, each in the form that was measured to be fastest for its size and device.
+""""Same" convolutions, each in the form that was measured to be fastest for its size and device.
 
 Kernels of MSC go up to 33×33 on 16 channels. From 15×15 on PyTorch's direct convolution is slow on CPUs, its backward by
 factors of 3 to 200; products of spectra give the same sums, more precisely. `benchmarks/convolutions.py` measures both.
@@ -14,20 +14,21 @@ FFT_KERNEL = 15  # the smallest k whose spectra win on CPUs, forward and backwar
 
 
 class Conv2d(nn.Conv2d):
-    """Ordinary dense convolution k×k with bias that keeps the size: (B, C_in, H, W) → (B, C_out, H, W)."""
+    """Ordinary convolution k×k with bias that keeps the size: (B, C_in, H, W) → (B, C_out, H, W)."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
-        super().__init__(in_channels, out_channels, kernel_size, padding='same')
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1):
+        super().__init__(in_channels, out_channels, kernel_size, padding='same', groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv2d_same(x, self.weight, self.bias)
+        return conv2d_same(x, self.weight, self.bias, self.groups)
 
 
-def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(B, C_in, H, W) convolved with (C_out, C_in, k, k), zeros beyond the border → (B, C_out, H, W)."""
-    if x.device.type == 'cpu' and weight.shape[-1] >= FFT_KERNEL and x.dtype in (torch.float32, torch.float64):
+def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor, groups: int = 1) -> Tensor:
+    """(B, C_in, H, W) convolved with (C_out, C_in/groups, k, k), zeros beyond the border → (B, C_out, H, W)."""
+    fft = weight.shape[-1] >= FFT_KERNEL and groups == 1 and x.dtype in (torch.float32, torch.float64)
+    if fft and x.device.type == 'cpu':
         return fft_conv2d(x, weight, bias)
-    return F.conv2d(x, weight, bias, padding='same')
+    return F.conv2d(x, weight, bias, padding='same', groups=groups)
 
 
 def fft_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -44,32 +44,32 @@ class Maps(NamedTuple):
     region: Region
 
 
+def make_bias(spec: dict, channels: int, heads: int) -> nn.Module:
+    """The positional bias of a `pb_spec`, for C channels in h heads."""
+    if heads < 1 or channels % heads:
+        raise ValueError(f'{channels} channels cannot be split evenly among {heads} heads')
+    return MODELS.make(spec, 'pb_spec', heads=heads)
+
+
 class LocalAttention(nn.Module):
     """Attention of a query to the K² LR pixels around it, value vectors weighted and concatenated, not summed.
 
     Keys and values outside the picture are zero vectors that stay in the softmax with the bias as their logit.
-    Subclasses give `query_map`, `key_map` and `value_map`, modules (B, C, H, W) → (B, C, H, W); without a `key_map` the
-    keys are the query map.
 
     Args:
-        channels, heads, radius: C, h, r.
-        pb_spec: spec of the positional bias.
+        heads, radius: h, r.
+        position_bias: of h heads.
+        query_map, key_map, value_map: modules (B, C, H, W) → (B, C, H, W); without a `key_map` the keys are the query map.
     """
 
-    query_map: nn.Module
-    key_map: nn.Module | None
-    value_map: nn.Module
-
-    def __init__(self, channels: int, heads: int, radius: int, pb_spec: dict):
+    def __init__(self, heads: int, radius: int, *, position_bias: nn.Module, query_map: nn.Module,
+                 value_map: nn.Module, key_map: nn.Module | None = None):
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f'{channels} channels cannot be split evenly among {heads} heads')
         if radius < 0:
             raise ValueError(f'the window radius is {radius}, expected 0 or more')
         self.heads, self.radius = heads, radius
         self.padding = max(radius, 1)  # bilinear samples read one pixel beyond the border
-        self.key_map = None
-        self.position_bias = MODELS.make(pb_spec, 'pb_spec', heads=heads)
+        self.position_bias, self.query_map, self.key_map, self.value_map = position_bias, query_map, key_map, value_map
 
     @property
     def reach(self) -> int:
@@ -145,9 +145,10 @@ class MSSA(LocalAttention):
 
     def __init__(self, channels: int, *, heads: int, radius: int, projections: int, value_projections: int, pb_spec: dict,
                  reparam: str = 'none', reparam_init: str = 'identity'):
-        super().__init__(channels, heads, radius, pb_spec)
-        self.query_map = MultiScaleQuery(channels, projections, reparam, reparam_init)
-        self.value_map = MSC(channels, value_projections, reparam=reparam, reparam_init=reparam_init)
+        super().__init__(
+            heads, radius, position_bias=make_bias(pb_spec, channels, heads),
+            query_map=MultiScaleQuery(channels, projections, reparam, reparam_init),
+            value_map=MSC(channels, value_projections, reparam=reparam, reparam_init=reparam_init))
 
 
 class ConventionalAttention(LocalAttention):
@@ -155,6 +156,6 @@ class ConventionalAttention(LocalAttention):
 
     def __init__(self, channels: int, *, heads: int, radius: int, pb_spec: dict, reparam: str = 'none',
                  reparam_init: str = 'identity'):
-        super().__init__(channels, heads, radius, pb_spec)
-        self.query_map, self.key_map, self.value_map = (
-            make_conv(channels, channels, 3, reparam, reparam_init) for _ in range(3))
+        bias = make_bias(pb_spec, channels, heads)
+        query, key, value = (make_conv(channels, channels, 3, reparam, reparam_init) for _ in range(3))
+        super().__init__(heads, radius, position_bias=bias, query_map=query, key_map=key, value_map=value)

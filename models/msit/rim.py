@@ -1,6 +1,6 @@
 """RIM: the re-parameterised convolution of the second, cumulative stage (paper section III-D), and RefConv.
 
-Shapes: N = C_out·C_in kernel slices of k×k.
+Shapes: N = C_out·C_in/g kernel slices of k×k, g groups; g = 1 in all of MSIT.
 
     W' = W + DWConv3×3(W) ⊙ Linear(W)
 
@@ -23,19 +23,20 @@ class RefConv2d(nn.Module):
     Args:
         init: 'identity' starts the map at zero, so that the layer starts as the convolution with kernel W; 'random'
             starts it as PyTorch starts a convolution, which is what the authors' program does.
+        groups: g, of the convolution.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, init: str = 'identity'):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, init: str = 'identity', groups: int = 1):
         super().__init__()
         if init not in ('identity', 'random'):
             raise ValueError(f"reparam_init is '{init}', expected 'identity' or 'random'")
         if kernel_size < 3 or kernel_size % 2 == 0:
             raise ValueError(f'a re-parameterised convolution needs an odd kernel of 3 or more, got {kernel_size}')
-        slices = in_channels * out_channels
-        plain = nn.Conv2d(in_channels, out_channels, kernel_size)  # starts W and the bias as a convolution starts
+        plain = nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups)  # starts W and the bias as it starts
         self.register_buffer('weight', plain.weight.detach())
-        self.bias = plain.bias
-        self.convmap = nn.Conv2d(slices, slices, 3, padding=1, groups=slices, bias=False)
+        self.bias, self.groups = plain.bias, groups
+        slices = in_channels * out_channels // groups
+        self.convmap = nn.Conv2d(slices, slices, 3, padding=1, groups=slices // groups, bias=False)
         if init == 'identity':
             nn.init.zeros_(self.convmap.weight)
 
@@ -44,17 +45,17 @@ class RefConv2d(nn.Module):
         return self.convmap(self.weight.flatten(0, 1).unsqueeze(0))
 
     def kernel(self) -> Tensor:
-        """The effective kernel W', (C_out, C_in, k, k)."""
+        """The effective kernel W', (C_out, C_in/g, k, k)."""
         return self.weight + self.mapped().view_as(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv2d_same(x, self.kernel(), self.bias)                              # (B, C_out, H, W)
+        return conv2d_same(x, self.kernel(), self.bias, self.groups)                 # (B, C_out, H, W)
 
     @torch.no_grad()
     def fold(self) -> nn.Conv2d:
         """The ordinary convolution with the same output."""
-        out_channels, in_channels, kernel_size, _ = self.weight.shape
-        conv = Conv2d(in_channels, out_channels, kernel_size).to(self.weight)
+        out_channels, in_group, kernel_size, _ = self.weight.shape
+        conv = Conv2d(in_group * self.groups, out_channels, kernel_size, self.groups).to(self.weight)
         conv.weight.copy_(self.kernel())
         conv.bias.copy_(self.bias)
         return conv.train(self.training)
@@ -66,9 +67,9 @@ class RIMConv2d(RefConv2d):
     `linear.weight` (N, 1, 1, 1) holds Linear's scalars; with init='identity' they start at one.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, init: str = 'identity'):
-        super().__init__(in_channels, out_channels, kernel_size, init=init)
-        slices = in_channels * out_channels
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, init: str = 'identity', groups: int = 1):
+        super().__init__(in_channels, out_channels, kernel_size, init=init, groups=groups)
+        slices = in_channels * out_channels // groups
         self.linear = nn.Conv2d(slices, slices, 1, groups=slices, bias=False)
         if init == 'identity':
             nn.init.ones_(self.linear.weight)

@@ -1,0 +1,78 @@
+"""The local ensemble of LIIF: a query is answered from each of the LR pixels around it, and the answers are blended.
+
+Shapes: B batch, C channels, H×W the LR grid, Q queries, N neighbours of a query (4, or 1 without the ensemble).
+"""
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from models.coords import nearest_index
+from models.regions import Region
+
+SHIFT = 1e-6      # of all neighbours: a query between two pixels goes to the second one
+SMALLEST = 1e-9   # distance
+
+
+class Neighbours(NamedTuple):
+    """The pixels that answer a query: top left, top right, bottom left, bottom right, or the nearest alone.
+
+    row: (B, Q, N) int64, where the pixel is in a map of the region that has one row per pixel (`pixel_rows`).
+    offset: (B, Q, N, 2) float64, query − centre of the pixel; one LR pixel is 2.0 units.
+    weight: (B, Q, N) float64, sums to 1.
+    """
+    row: Tensor
+    offset: Tensor
+    weight: Tensor
+
+    def blend(self, x: Tensor) -> Tensor:
+        """The weighted sum over the neighbours, (B, Q, N, C) → (B, Q, C)."""
+        return (self.weight.to(x.dtype).unsqueeze(-1) * x).sum(2)
+
+
+def pixel_rows(x: Tensor) -> Tensor:
+    """(B, C, H, W) → (B·H·W, C): one row per pixel."""
+    return rearrange(x, 'b c h w -> (b h w) c')
+
+
+def neighbours(coord: Tensor, region: Region, local_ensemble: bool, distance: Tensor | None = None) -> Neighbours:
+    """What (B, Q, 2) coordinates, in the whole picture, are answered from.
+
+    An answer has the weight of the rectangle between the query and the *diagonally opposite* neighbour, a product of two
+    lengths. At the picture's border two neighbours may be the same pixel.
+
+    Args:
+        region: part of the picture that the maps show; it must hold the neighbours.
+        distance: (B, 2), how far to both sides of the query they are looked for; half an LR pixel by default.
+    """
+    distance_y, distance_x = (None, None) if distance is None else distance.double().split(1, 1)    # (B, 1)
+    y, offset_y, weight_y = neighbour_lines(coord[..., 0], region.height, local_ensemble, distance_y)  # (B, Q, 2 or 1)
+    x, offset_x, weight_x = neighbour_lines(coord[..., 1], region.width, local_ensemble, distance_x)
+    height, width = region.bottom - region.top, region.right - region.left
+    picture = torch.arange(len(coord), device=coord.device).view(-1, 1, 1, 1)
+    row = (picture * height + y.unsqueeze(3) - region.top) * width + x.unsqueeze(2) - region.left    # (B, Q, 2, 2)
+    offset = torch.stack(torch.broadcast_tensors(offset_y.unsqueeze(3), offset_x.unsqueeze(2)), -1)  # (B, Q, 2, 2, 2)
+    weight = weight_y.unsqueeze(3) * weight_x.unsqueeze(2)                           # (B, Q, 2, 2)
+    return Neighbours(row.flatten(2), offset.flatten(2, 3), weight.flatten(2))
+
+
+def neighbour_lines(coord: Tensor, n: int, local_ensemble: bool,
+                    distance: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The two pixels of an n-pixel axis on both sides of each coordinate, or the nearest one.
+
+    Args:
+        coord: (…) in [−1, 1].
+        distance: broadcast to coord, how far to both sides; half a pixel by default.
+    Returns: index (…, 2 or 1) int64; offset (…, 2 or 1) float64, (coordinate − pixel centre) · n; weight (…, 2 or 1)
+        float64, the share of the distance to the other pixel.
+    """
+    coord = coord.double().unsqueeze(-1)
+    sides = coord.new_tensor([-1 / n, 1 / n])
+    if distance is not None:
+        sides = sides * n * distance.unsqueeze(-1)
+    sides = sides + SHIFT if local_ensemble else coord.new_zeros(1)
+    index = nearest_index((coord + sides).clamp(-1 + SHIFT, 1 - SHIFT), n)
+    offset = (coord + 1) * n - (2 * index + 1)
+    distance = offset.abs() + SMALLEST  # of each axis: a query on the centre of a border pixel is at 0 from both neighbours
+    return index, offset, distance.flip(-1) / distance.sum(-1, keepdim=True)

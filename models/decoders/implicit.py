@@ -1,0 +1,85 @@
+"""Local implicit functions, the decoders that LIIF started: an MLP answers from each LR pixel around a query.
+
+It reads the features of the pixel and its 3×3 surroundings (*unfolded*), where the query lies relative to the pixel, and the
+cell. Its first layer is linear in all of them. The features' part is therefore a 3×3 convolution, done once per LR pixel
+before the queries instead of once per query and neighbour; the cell's part is done once per picture.
+
+Shapes: B batch, F encoder channels, H×W the LR grid, Q queries, N neighbours of a query (4, or 1 without the ensemble), P
+numbers that tell the position, M width of the first layer.
+"""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.coords import relative_cell
+from models.decoders.base import FeatureDecoder
+from models.decoders.ensemble import neighbours, pixel_rows
+from models.regions import Region
+
+
+class Latent(NamedTuple):
+    """Of a region of H×W LR pixels. rows: (B·H·W, M), the features' part of the first layer, one row per pixel."""
+    rows: Tensor
+    region: Region
+
+
+class LocalImplicitFunction(FeatureDecoder):
+    """Base of LIIF, UltraSR and IPE: what an MLP `imnet` predicts at each neighbour, blended.
+
+    Subclasses make `imnet`, whose `layers[0]` is a linear layer of `unfolded` + P inputs, and of 2 more with `cell_decode`,
+    in this order; they say how a position is told, and may decode in another way.
+
+    Args:
+        encoder_spec: features of the LR picture, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
+        local_ensemble: blend four predictions instead of taking that of the nearest pixel.
+        feat_unfold: read the 3×3 features around a pixel instead of its own.
+        cell_decode: read the relative cell (2/s_h, 2/s_w).
+    """
+
+    imnet: nn.Module
+
+    def __init__(self, encoder_spec: dict, *, local_ensemble: bool, feat_unfold: bool, cell_decode: bool):
+        super().__init__(encoder_spec, own_reach=feat_unfold + local_ensemble)
+        self.local_ensemble, self.cell_decode = local_ensemble, cell_decode
+        self.window = 3 if feat_unfold else 1                                        # side of what is unfolded
+        self.unfolded = self.window ** 2 * self.encoder.out_channels
+
+    @property
+    def encode_floats(self) -> int:
+        return self.encoder.out_channels + 2 * self.width
+
+    @property
+    def width(self) -> int:
+        """M."""
+        return self.imnet.layers[0].out_features
+
+    def position(self, offset: Tensor, cell: Tensor) -> Tensor:
+        """How the decoder is told where a query lies: offsets (B, Q, N, 2) float64, relative cell (B, 2) → (B, Q, N, P)."""
+        raise NotImplementedError
+
+    def decode(self, x: Tensor, position: Tensor) -> Tensor:
+        """The decoder after its first layer, (B, Q, N, M) and the position (B, Q, N, P) → (B, Q, N, 3)."""
+        return self.imnet.layers[1:](x)
+
+    def decode_features(self, lr: Tensor, features: Tensor, region: Region) -> Latent:
+        weight = self.imnet.layers[0].weight[:, :self.unfolded]                      # (M, F·3²), channels before pixels
+        kernel = weight.unflatten(1, (-1, self.window, self.window))
+        x = F.conv2d(features, kernel, padding=self.window // 2)                     # (B, M, H, W)
+        return Latent(pixel_rows(x), region)
+
+    def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
+        region, first = latent.region, self.imnet.layers[0]
+        cell = relative_cell(cell, region.height, region.width).to(first.weight)     # (B, 2)
+        near = neighbours(coord, region, self.local_ensemble)
+        position = self.position(near.offset, cell).to(first.weight)                 # (B, Q, N, P)
+        with torch.autocast(coord.device.type, enabled=False):  # half precision would blur positions
+            _, own, common = first.weight.split([self.unfolded, position.shape[-1], 2 * self.cell_decode], 1)
+            shared = F.linear(cell, common, first.bias) if self.cell_decode else first.bias.unsqueeze(0)
+            x = F.linear(position, own) + shared[:, None, None]                      # (B, Q, N, M)
+        x = x + F.embedding(near.row, latent.rows)
+        return near.blend(self.decode(x, position))                                  # (B, Q, 3)
+
+    def query_floats(self) -> int:
+        return (4 if self.local_ensemble else 1) * 3 * self.width
