@@ -154,7 +154,7 @@ class Bench:
         for m, lines in counts.items():
             for n, columns in counts.items():
                 own, shared = m * n * inputs * width, inputs * width + m * n * keys * mssa.heads * width
-                logits = keys * (9 * inputs // keys + m * n * 9 * mssa.heads)
+                logits = 9 * self.fast.attended + m * n * 9 * keys * mssa.heads
                 decode += lines * columns * ((own if m * n == 1 else shared) + logits + m * n * rest)
         return encode + decode
 

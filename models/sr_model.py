@@ -29,7 +29,7 @@ class SRModel(nn.Module):
     Attributes:
         fixed_scale: the only factor the model can upscale by, or None for any.
         reach: how far an output pixel sees around its nearest LR pixel, in LR pixels; None: over the whole picture, which
-            then cannot be processed in regions.
+            then cannot be processed in regions, nor its output in bands.
         encode_floats: numbers per LR pixel that `encode` holds at its widest point; plans the regions.
         reimplementation: for a method without a public program, what this one is made from; tables say so. None for others.
     """
@@ -193,7 +193,8 @@ class SRModel(nn.Module):
         latent = self.encode(lr) if region.is_whole else self.encode_region(lr, region, halo)
         x = lines_of(nearest_column, region.left, region.right)
         lr_row = 4 * 3 * BAND_COPIES * len(lr) * (x.stop - x.start) * -(-size[0] // lr.shape[2])     # bytes of its output
-        for band in region.split(max(1, memory // lr_row), lr.shape[3]):
+        at_once = lr.shape[2] if self.reach is None else max(1, memory // lr_row)
+        for band in region.split(at_once, lr.shape[3]):
             y = lines_of(nearest_row, band.top, band.bottom)
             rgb = self.query_grid(latent, rows[y], columns[x], cell, memory)         # (B, h, w, 3)
             yield y, x, rearrange(self.denormalise_rgb(rgb).clamp(0, 1), 'b h w c -> b c h w')

@@ -32,7 +32,8 @@ def chosen(script: str) -> list[str]:
 
 
 def test_every_command_is_covered():
-    covered = tuple(f'python {script}' for script in ('demo.py', 'test.py', 'train.py', '-m engine.export'))
+    scripts = ('demo.py', 'test.py', 'train.py', '-m engine.export', '-m datasets.prepare')
+    covered = tuple(f'python {script}' for script in scripts)
     assert len(COMMANDS) >= 9 and [command for command in COMMANDS if not command.startswith(covered)] == []
 
 
@@ -74,6 +75,19 @@ def test_export_needs_only_the_checkpoint(tmp_path, command):
     done = call(arguments(command), tmp_path)
     assert done.returncode == 2
     assert done.stderr == 'error: save/EDSR_MSIT_rim/epoch-best.pth: no such checkpoint file\n'
+
+
+@pytest.mark.parametrize('command', chosen('-m datasets.prepare'))
+def test_data_is_asked_for(tmp_path, command):
+    """Only as far as the check: it names every folder that the command would fill, in the layout that the README shows."""
+    (tmp_path / 'data').mkdir()
+    done = call([*arguments(command), '-check'], tmp_path)
+    assert done.returncode == 2 and done.stdout == '' and list(tmp_path.rglob('*')) == [tmp_path / 'data']
+    *missing, summary = done.stderr.splitlines()
+    assert summary.startswith('error: ')
+    named = [name for name in ('DIV2K', 'Flickr2K', 'Set5', 'Set14', 'BSD100', 'Urban100') if name in arguments(command)]
+    line = r'data/(?:benchmark/)?(\w+)/\S+: no such folder of pictures; expected \d+ pictures'
+    assert {re.fullmatch(line, problem)[1] for problem in missing} == set(named)
 
 
 def test_files_that_the_readme_names_exist():

@@ -10,7 +10,7 @@ from models.registry import MODELS
 from models.sr_model import SRModel
 from utils import UserError
 
-TAIL_REACH = 3  # LR pixels that an upsampling tail sees beyond its own, at most
+TAIL_REACH = 2  # LR pixels that an upsampling tail sees beyond its own: one by its first convolution, one by all others
 
 
 class Upsampled(NamedTuple):

@@ -26,6 +26,7 @@ from models.layers import MLP
 from models.msit.mssa import LocalAttention, Maps
 
 CPU_PIXELS, CPU_QUERIES = 64, 4096  # of a block: what a CPU's caches hold
+LONGEST = 64  # output lines of an LR line that are decoded together: bounds the queries of an LR pixel at any factor
 
 
 class Lines(NamedTuple):
@@ -84,7 +85,8 @@ class GridDecoder:
         self.keys = (2 * mssa.radius + 1) ** 2                                       # K²
         self.exact = torch.promote_types(maps.values.dtype, torch.float32)  # of logits
         self.on_cpu = maps.values.device.type == 'cpu'
-        self.weight, offset = imnet.first_layer(self.keys * self.channels, shared)   # (M, K²·C)
+        weight, offset = imnet.first_layer(self.keys * self.channels, shared)        # (M, K²·C)
+        self.weight = weight.to(maps.values.dtype)  # autocast would for every block, but not with `out`
         self.offset = offset.expand(len(offset) if offset.ndim == 3 else 1, 1, -1)   # (B or 1, 1, M)
         self.heads = torch.arange(mssa.heads).split(1 if self.on_cpu else mssa.heads)
         self.weight_by_head = rearrange(self.weight, 'm (k h d) -> h k d m', k=self.keys, h=mssa.heads).contiguous()
@@ -92,10 +94,14 @@ class GridDecoder:
 
     def block_pixels(self, queries: int, memory: int) -> int:
         """P for LR pixels with S queries each."""
-        group = len(self.heads[0])
-        per_pixel = self.keys * (group * len(self.weight) + 4 * self.channels)
-        per_query = 4 * group * self.keys + 4 * len(self.weight)
-        pixels = memory // (4 * (per_pixel + queries * per_query))
+        logits, hidden = len(self.heads[0]) * self.keys, len(self.weight)
+        floats = (self.keys + 16) * self.channels + 20 * queries                     # keys, 9 query pixels, taps; some more
+        if queries == 1:
+            floats += 3 * self.keys * self.channels + 2 * self.keys * self.mssa.heads
+        else:
+            first_layer = logits * (hidden + self.channels // self.mssa.heads) + 2 * queries * (logits + hidden)
+            floats += max(first_layer, 3 * queries * hidden)
+        pixels = memory // (4 * floats)
         if self.on_cpu:
             pixels = min(pixels, CPU_PIXELS, CPU_QUERIES // queries)
         return max(1, pixels)
@@ -170,8 +176,12 @@ class GridDecoder:
 
 
 def group(index: Tensor, taps: Tensor, bias: Tensor) -> list[Lines]:
-    """Output lines (N, …), whose nearest LR lines `index` (N,) do not decrease, by how many share an LR line."""
-    lines, counts = index.unique_consecutive(return_counts=True)                     # (number of LR lines,)
+    """Output lines (N, …), whose nearest LR lines `index` (N,) do not decrease, by how many share an LR line.
+
+    An LR line with more than LONGEST of them appears several times.
+    """
+    place = torch.arange(len(index), device=index.device) - torch.searchsorted(index, index)     # among those that share it
+    (lines, _), counts = torch.stack([index, place // LONGEST]).unique_consecutive(return_counts=True, dim=1)
     first = counts.cumsum(0) - counts
     groups = []
     for count in counts.unique().tolist():

@@ -1,0 +1,104 @@
+"""Where the data sets' archives lie, and which pictures must come out of them.
+
+Facts only; correct an address here, or pass another by -mirror. Where no checksum is given none is known for sure: the
+program then prints the one that it computed, and the archive's own checksums and the check of every picture decide.
+"""
+from typing import NamedTuple
+
+
+class Source(NamedTuple):
+    """One way to get an archive. Mirrors may pack the same pictures differently (`file`).
+
+    Attributes:
+        file: name in the folder of archives.
+        url: address of the file.
+        sha256: of the file, in hexadecimal; None where it is not known for sure.
+    """
+    file: str
+    url: str
+    sha256: str | None = None
+
+
+class Folder(NamedTuple):
+    """A folder of pictures as the configs expect it.
+
+    Attributes:
+        path: below the data root.
+        archive: key of ARCHIVES.
+        inside: where the pictures lie in the archive: endings of their folder's path, one for each way of packing them.
+        count: number of pictures.
+        first: file name of the first of `count` pictures numbered consecutively; None where names are no numbers.
+        long_side: smallest longer side of a picture, in pixels. It tells HR pictures from LR ones and from cut-outs.
+        hr: path of the folder whose pictures these were made from, for LR pictures; NAME.png becomes NAMEx`scale`.png.
+        scale: floor(HR / scale) is an LR picture's size.
+    """
+    path: str
+    archive: str
+    inside: tuple[str, ...]
+    count: int
+    first: str | None = None
+    long_side: int = 1
+    hr: str | None = None
+    scale: int = 1
+
+
+SCALES = (2, 3, 4)
+ETH = 'data.vision.ee.ethz.ch/cvl/DIV2K'
+SNU = 'cv.snu.ac.kr/research/EDSR'
+BERKELEY = 'eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR'
+
+
+def div2k(file: str) -> tuple[Source, ...]:
+    return Source(file, f'https://{ETH}/{file}'), Source(file, f'http://{ETH}/{file}')
+
+
+# archive → its sources, in the order in which they are tried
+ARCHIVES: dict[str, tuple[Source, ...]] = {
+    'DIV2K_train_HR': div2k('DIV2K_train_HR.zip'),
+    'DIV2K_valid_HR': div2k('DIV2K_valid_HR.zip'),
+    **{f'DIV2K_valid_LR_bicubic_X{s}': div2k(f'DIV2K_valid_LR_bicubic_X{s}.zip') for s in SCALES},
+    'Flickr2K': (
+        Source('Flickr2K.tar', f'https://{SNU}/Flickr2K.tar'),
+        Source('Flickr2K.tar', f'http://{SNU}/Flickr2K.tar'),
+        Source('Flickr2K.zip', 'https://huggingface.co/datasets/goodfellowliu/Flickr2K/resolve/main/Flickr2K.zip'),
+    ),
+    'BSDS500': (
+        Source('BSR_bsds500.tgz', f'https://www2.{BERKELEY}/BSR_bsds500.tgz'),
+        Source('BSR_bsds500.tgz', f'http://www.{BERKELEY}/BSR_bsds500.tgz'),
+        Source('BSDS500-master.zip', 'https://github.com/BIDS/BSDS500/archive/refs/heads/master.zip'),
+    ),
+    # the LR pictures of published results are MATLAB's bicubic; other collections made theirs differently
+    'benchmark': (
+        Source('benchmark.tar', f'https://{SNU}/benchmark.tar'),
+        Source('benchmark.tar', f'http://{SNU}/benchmark.tar'),
+    ),
+}
+
+
+def benchmark(name: str, count: int, packed: str | None = None) -> tuple[Folder, ...]:
+    """Folders of a set in the benchmark archive, where it may be packed under another name."""
+    names = [packed, name] if packed else [name]
+    hr = f'benchmark/{name}/HR'
+    return (
+        *(Folder(f'benchmark/{name}/LR_bicubic/X{s}', 'benchmark', tuple(f'{n}/LR_bicubic/X{s}' for n in names), count,
+                 hr=hr, scale=s) for s in SCALES),
+        Folder(hr, 'benchmark', tuple(f'{n}/HR' for n in names), count),
+    )
+
+
+# data set → its folders. LR comes before HR, and so into place: an evaluation that finds HR pictures finds their LR ones
+SETS: dict[str, tuple[Folder, ...]] = {
+    'DIV2K': (
+        *(Folder(f'DIV2K/DIV2K_valid_LR_bicubic/X{s}', f'DIV2K_valid_LR_bicubic_X{s}', (f'DIV2K_valid_LR_bicubic/X{s}',),
+                 100, hr='DIV2K/DIV2K_valid_HR', scale=s) for s in SCALES),
+        Folder('DIV2K/DIV2K_valid_HR', 'DIV2K_valid_HR', ('DIV2K_valid_HR',), 100, '0801.png', 1200),
+        Folder('DIV2K/DIV2K_train_HR', 'DIV2K_train_HR', ('DIV2K_train_HR',), 800, '0001.png', 1200),
+    ),
+    'Flickr2K': (Folder('Flickr2K/Flickr2K_HR', 'Flickr2K', ('Flickr2K_HR', 'Flickr2K'), 2650, '000001.png', 1200),),
+    # without its 100 validation pictures, which are BSD100
+    'BSDS500': (Folder('bsds400/HR', 'BSDS500', ('images/train', 'images/test'), 400, long_side=481),),
+    'Set5': benchmark('Set5', 5),
+    'Set14': benchmark('Set14', 14),
+    'BSD100': benchmark('BSD100', 100, packed='B100'),
+    'Urban100': benchmark('Urban100', 100),
+}

@@ -1,0 +1,99 @@
+"""The benchmarks run and count right; what they measure is a matter of the machine."""
+import json
+import sys
+
+import pytest
+import torch
+
+from benchmarks import convolutions, plain, queries
+from engine.config import TRAIN_KEYS, load_config
+
+CONFIG = '''
+train_dataset:
+  dataset: {name: image-folder, args: {root_path: HR}}
+  wrapper: {name: sr-implicit-downsampled, args: {inp_size: 8}}
+  batch_size: 1
+model:
+  name: msit
+  args:
+    base_dim: 8
+    heads: 2
+    radius: 1
+    msc_convs: 2
+    mssa_projections: 2
+    encoder_spec: {name: edsr-baseline, args: {n_resblocks: 1, n_feats: 4, no_upsampling: true}}
+    imnet_spec: {name: mlp, args: {hidden_list: [12], act: gelu}}
+optimizer: {name: adam, args: {lr: 1.e-4}}
+epoch_max: 1
+'''
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / 'tiny.yaml'
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def bench(config):
+    bench = queries.Bench(config, torch.device('cpu'), torch.float32)
+    for parameter in (*bench.fast.parameters(), *bench.plain.parameters()):
+        parameter.requires_grad_(False)
+    return bench
+
+
+@pytest.mark.parametrize('side, scale', [(6, 2), (5, 1.5), (4, 3.3), (7, 1)])
+def test_plain_and_fast_paths_make_the_same_picture(bench, side, scale):
+    bench.fast.mssa.position_bias.proj.weight.mul_(20)  # a bias that counts
+    bench.plain.load_state_dict(bench.fast.state_dict())
+    plain_rgb, fast_rgb = (path() for path in bench.paths(side, scale).values())
+    assert plain_rgb.shape == (1, 3, round(side * scale), round(side * scale))
+    assert plain_rgb.std() > 0.01
+    assert (plain_rgb - fast_rgb).abs().max() < 1e-5
+
+
+def test_the_plain_path_uses_none_of_our_convolutions(bench):
+    assert {type(layer) for layer in bench.plain.modules() if isinstance(layer, torch.nn.Conv2d)} == {torch.nn.Conv2d}
+    assert {type(layer) for layer in bench.fast.msno.msc.convs} != {torch.nn.Conv2d}
+
+
+def test_multiply_adds_are_counted_by_hand(bench):
+    encoder = 3 * 4 * 9 + 3 * 4 * 4 * 9 + 4 * 8                         # head, one block of two, last, widening
+    msno = 2 * 8 * 8 + 4 * 4 * (9 + 25) + 16 * 4 + 16 * 8 + 8 * 8       # v and s, MSC, W_ss of 2 groups, W_ds, projection
+    maps = 8 * 8 + 4 * 4 * (9 + 25) + 16 * 2 + 16 * 8 + 8 * 8 * 9       # query map, its W_ss of 4 groups; values
+    u = (9 * 8 + 2) * 12 + 4 * 9 * 2 * 12                               # of a pixel, and its sums for four queries
+    logits = 9 * 9 * 8 + 4 * 9 * 9 * 2                                  # 3×3 query pixels by 9 keys, and what they weigh
+    rest = 4 * 12 * 3
+    assert bench.multiply_adds(5, 2) == 25 * (encoder + msno + maps + u + logits + rest)
+    own = (9 * 8 + 2) * 12 + 9 * 9 * 8 + 9 * 9 * 2 + 12 * 3             # at ×1 a query is multiplied by W1 itself
+    assert bench.multiply_adds(5, 1) == 25 * (encoder + msno + maps + own)
+
+
+def test_the_benchmark_writes_a_table_json_and_a_plot(config, tmp_path, monkeypatch, capsys):
+    output = tmp_path / 'out' / 'queries.json'
+    monkeypatch.setattr(sys, 'argv', ['queries', '-config', str(config), '-cases', '6x1.5', '-repeats', '1',
+                                      '-batch', '1', '-output', str(output), '-device', 'cpu'])
+    queries.main()
+    results = json.loads(output.read_text())
+    assert [(row['side'], row['scale']) for row in results['upscale']] == [(6, 1.5)]
+    for row in results['upscale']:
+        assert row['ratio'] == row['plain_seconds'] / row['fast_seconds'] > 0
+        assert row['largest_difference'] < 1e-4
+        assert 50 * 2 ** 20 < row['fast_peak_bytes'] < 20 * 2 ** 30  # a process with torch in it
+    assert results['training_step']['ratio'] > 0
+    assert output.with_suffix('.png').stat().st_size > 5000
+    assert '| 6² | ×1.5 |' in capsys.readouterr().out
+
+
+def test_the_benchmark_of_convolutions_runs(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['convolutions', '-batch', '1', '-side', '6', '-channels', '2', '-sizes', '3', '15',
+                                      '-repeats', '1', '-device', 'cpu'])
+    convolutions.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split('|')[1].strip() for line in lines if line.startswith('| ')] == ['k', '3', '15']
+
+
+def test_the_plain_path_reads_the_config_of_the_paper():
+    assert load_config(queries.CONFIG, TRAIN_KEYS)['model']['name'] == 'msit'
+    assert plain.CHUNK == 30_000

@@ -1,0 +1,787 @@
+"""`upscale`: the shared grid path against the plain path query by query, regions against whole pictures, and its memory.
+
+Weights are random, so that no part is idle. References are the plain path, the whole picture, NumPy and values by hand.
+"""
+import math
+import re
+import weakref
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import models
+from models import coords, regions
+from models.decoders.bicubic import Bicubic
+from models.encoders import rdn
+from models.layers import MLP, bilinear_grid
+from models.msit import grid
+from models.msit.fem import FEM, AuthorsFEM, NoFEM
+from models.msit.grid import GridDecoder, decode_grid
+from models.msit.msno import MSNO
+from models.msit.mssa import MSSA, Maps
+from models.regions import Region
+from models.sr_model import ENCODING_SHARE, SRModel, lines_of
+from utils import UserError
+
+MIB = 2 ** 20
+
+# every part of MSIT that the grid path or the regions depend on
+VARIANTS = {
+    'paper': {},
+    'radius-0': {'radius': 0},
+    'radius-2': {'radius': 2},
+    'radius-3': {'radius': 3, 'base_dim': 16, 'heads': 4},
+    'one-head': {'heads': 1},
+    'heads-of-one-channel': {'heads': 8},
+    'fem-authors': {'fem': 'authors'},
+    'without-fem-sim-and-cell': {'fem': 'none', 'sim': False, 'cell_decode': False},
+    'conventional': {'attention': 'conventional', 'radius': 2},
+    'conventional-radius-0': {'attention': 'conventional', 'radius': 0},
+    'value-projections': {'value_projections': 4},
+    'no-cell': {'cell_decode': False},
+    'rim': {'reparam': 'rim', 'reparam_init': 'random'},
+    'linear-decoder': {'imnet_spec': {'name': 'mlp', 'args': {'hidden_list': []}}},
+}
+EVERY_VARIANT = pytest.mark.parametrize('variant', VARIANTS)
+
+# LR height and width, output height and width
+SIZES = {
+    'x1': (5, 7, 5, 7), 'x2': (5, 6, 10, 12), 'x3': (4, 5, 12, 15),
+    'x1.5-ties': (6, 8, 9, 12), 'x1.5-odd': (7, 9, 10, 14), 'x2.5-ties': (6, 4, 15, 10), 'x2.5-odd': (5, 7, 12, 18),
+    'x1.25-ties-upwards': (8, 4, 10, 5), 'x3.3': (7, 5, 23, 16), 'unequal': (6, 5, 7, 19), 'one-axis': (5, 6, 5, 21),
+    'x12': (2, 3, 24, 36), 'line': (1, 6, 3, 9), 'column': (6, 1, 15, 1), 'one-pixel': (1, 1, 4, 3),
+    'two-pixels': (2, 2, 5, 3),
+}
+
+
+# helpers
+
+def msit(n_resblocks: int = 1, stride: float = 1.25, **args) -> SRModel:
+    """A toy MSIT in float64 with random weights."""
+    encoder = {'name': 'edsr-baseline', 'args': {'n_resblocks': n_resblocks, 'n_feats': 8, 'no_upsampling': True}}
+    model = models.make({'name': 'msit', 'args': {
+        'base_dim': 8, 'heads': 2, 'radius': 1, 'msc_convs': 2, 'mssa_projections': 2, 'encoder_spec': encoder,
+        'pb_spec': {'name': 'posenc', 'args': {'enc_dims': 16}},
+        'imnet_spec': {'name': 'mlp', 'args': {'hidden_list': [12, 10], 'act': 'gelu'}}, **args}})
+    if isinstance(model.msno.fem, FEM):
+        model.msno.fem.stride.data.fill_(stride)
+    return randomised(model)
+
+
+def encoder(name: str, **args) -> SRModel:
+    """A toy encoder in float64 with random weights."""
+    own = {'n_resblocks': 2, 'n_feats': 8} if name == 'edsr-baseline' else {'G0': 8, 'RDNconfig': 'A'}
+    return randomised(models.make({'name': name, 'args': {**own, **args}}))
+
+
+def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Noise in every tensor but FEM's, scaled so that signals keep their size through the layers; float64, eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in model.double().state_dict().items():
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            if name.endswith('running_var'):
+                tensor.copy_(0.5 + noise.abs())
+            elif tensor.ndim > 1 and not name.endswith('fem.kernels'):
+                tensor.copy_(noise * (1 / tensor[0].numel()) ** 0.5)
+            elif tensor.ndim == 1:
+                tensor.copy_(0.3 * noise + (name.endswith('bn.weight')))
+    return model.eval()
+
+
+def picture(height: int, width: int, batch: int = 1) -> torch.Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def lines(height: int, width: int, batch: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows, columns and cell (B, 2) of an output grid."""
+    cell = torch.tensor([[2 / height, 2 / width]], dtype=torch.float64).expand(batch, 2)
+    return coords.pixel_centres(height), coords.pixel_centres(width), cell
+
+
+def largest(a: torch.Tensor, b: torch.Tensor) -> float:
+    assert a.shape == b.shape
+    return (a - b).abs().max().item()
+
+
+def unclamped(model: SRModel) -> SRModel:
+    """The same model with an output that is far inside [0, 1], so that `upscale` hides nothing by clamping."""
+    model.data_norm = {'inp': {'sub': [0.5], 'div': [0.5]}, 'gt': {'sub': [0.5], 'div': [0.001]}}
+    return model
+
+
+def in_regions(model: SRModel, monkeypatch, rows: int, columns: int) -> None:
+    """Makes the model cut every picture into parts of at most rows × columns pixels."""
+    monkeypatch.setattr(model, 'plan_regions',
+                        lambda shape, *_: list(Region.whole(*shape[2:]).split(rows, columns)))
+
+
+def assert_regions_equal_whole(model: SRModel, monkeypatch, lr: torch.Tensor, size: tuple[int, int], parts: tuple[int, int],
+                               expected_parts: int) -> None:
+    """`upscale` in regions of at most `parts` gives the whole picture's numbers, in units of the decoder's output."""
+    unclamped(model)
+    whole = model.upscale(lr, size)
+    assert 0 < whole.min() < whole.max() < 1
+    calls, encode_region = [], model.encode_region
+    monkeypatch.setattr(model, 'encode_region', lambda *args: calls.append(args[1]) or encode_region(*args))
+    in_regions(model, monkeypatch, *parts)
+    assert largest(model.upscale(lr, size), whole) < 1e-10 * 0.001
+    assert len(calls) == expected_parts
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that are made inside it and still alive; those made before are free."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.now, self.peak = {}, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.note((args, kwargs), counted=False)
+        result = function(*args, **(kwargs or {}))
+        self.note(result, counted=True)
+        return result
+
+    def note(self, tree, counted: bool) -> None:
+        for tensor in tree_leaves(tree):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.sizes:
+                storage = tensor.untyped_storage()
+                self.sizes[storage._cdata] = storage.nbytes() * counted
+                self.now += storage.nbytes() * counted
+                weakref.finalize(storage, self.forget, storage._cdata)
+        self.peak = max(self.peak, self.now)
+
+    def forget(self, key: int) -> None:
+        self.now -= self.sizes.pop(key)
+
+
+def peak_bytes(compute, *args, **kwargs) -> int:
+    """Most bytes of tensors alive at once while `compute` runs, its result aside."""
+    with torch.no_grad(), LiveBytes() as live:
+        result = compute(*args, **kwargs)
+        held = sum(tensor.untyped_storage().nbytes() for tensor in tree_leaves(result) if isinstance(tensor, torch.Tensor))
+    return live.peak - held if kwargs else live.peak
+
+
+# the grid path and the plain path
+
+@EVERY_VARIANT
+@pytest.mark.parametrize('sizes', SIZES)
+def test_grid_path_equals_the_plain_path(variant, sizes):
+    height, width, *size = SIZES[sizes]
+    model, lr = msit(**VARIANTS[variant]), picture(height, width, batch=2) * 2 - 1
+    with torch.no_grad():
+        for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+            latent = model.to(dtype).encode(lr.to(dtype))
+            fast = model.query_grid(latent, *lines(*size, batch=2), 2 ** 30)
+            plain = SRModel.query_grid(model, latent, *lines(*size, batch=2), 2 ** 30)
+            assert fast.shape == (2, *size, 3)
+            assert fast.dtype == dtype
+            assert largest(fast, plain) < tolerance
+            assert fast.std() > 0.1  # far from the tolerance
+            assert largest(fast[0], fast[1]) > 0.1
+
+
+def test_every_picture_of_a_grid_has_its_own_cell():
+    model, lr = msit(), picture(5, 6).expand(2, -1, -1, -1)
+    rows, columns, _ = lines(8, 13)
+    cell = torch.tensor([[0.25, 0.2], [0.5, 0.1]], dtype=torch.float64)
+    with torch.no_grad():
+        latent = model.encode(lr)
+        fast = model.query_grid(latent, rows, columns, cell, 2 ** 30)
+        assert largest(fast, SRModel.query_grid(model, latent, rows, columns, cell, 2 ** 30)) < 1e-10
+    assert largest(fast[0], fast[1]) > 1e-3
+
+
+@pytest.mark.parametrize('size', [(6, 7), (12, 21), (9, 11)])
+@pytest.mark.parametrize('pixels, queries, memory', [
+    (1, 10 ** 6, 2 ** 30), (3, 10 ** 6, 2 ** 30), (20, 10 ** 6, 2 ** 30), (10 ** 6, 10 ** 6, 2 ** 30),
+    (64, 1, 2 ** 30), (64, 20, 2 ** 30), (64, 4096, 0), (64, 4096, 2 ** 15)])
+def test_blocks_of_any_size_make_the_same_grid(monkeypatch, size, pixels, queries, memory):
+    model = msit()
+    with torch.no_grad():
+        latent = model.encode(picture(6, 7))
+        expected = SRModel.query_grid(model, latent, *lines(*size), 2 ** 30)
+        blocks, call = [], GridDecoder.__call__
+
+        def record(decoder, number, ys, xs):
+            blocks.append((len(ys.lr), len(xs.lr), ys.out.shape[1] * xs.out.shape[1]))
+            return call(decoder, number, ys, xs)
+
+        monkeypatch.setattr(GridDecoder, '__call__', record)
+        monkeypatch.setattr(grid, 'CPU_PIXELS', pixels)
+        monkeypatch.setattr(grid, 'CPU_QUERIES', queries)
+        fast = model.query_grid(latent, *lines(*size), memory)
+    assert largest(fast, expected) < 1e-10
+    assert sum(i * j * s for i, j, s in blocks) == size[0] * size[1]
+    assert all(i * j <= pixels and (i * j * s <= queries or i * j == 1) for i, j, s in blocks)
+    if pixels == 20 and size != (9, 11):
+        assert [(i, j) for i, j, _ in blocks] == [(2, 7)] * 3  # several lines at a time
+    if pixels == 3 and size != (9, 11):
+        assert [(i, j) for i, j, _ in blocks] == [(1, 3), (1, 3), (1, 1)] * 6
+    if memory == 0:
+        assert {(i, j) for i, j, _ in blocks} == {(1, 1)}
+
+
+@pytest.mark.parametrize('longest', [1, 2, 3, 5])
+def test_queries_of_an_lr_pixel_in_parts_make_the_same_grid(monkeypatch, longest):
+    model = msit()
+    with torch.no_grad():
+        latent = model.encode(picture(3, 4))
+        expected = SRModel.query_grid(model, latent, *lines(20, 16), 2 ** 30)
+        monkeypatch.setattr(grid, 'LONGEST', longest)
+        assert largest(model.query_grid(latent, *lines(20, 16), 2 ** 30), expected) < 1e-10
+
+
+def test_lines_are_grouped_by_how_many_share_an_lr_line(monkeypatch):
+    index = torch.tensor([0, 0, 1, 2, 2, 4, 4, 4, 4, 4, 4, 4])
+    monkeypatch.setattr(grid, 'LONGEST', 3)
+    groups = grid.group(index, torch.arange(12.)[:, None], torch.arange(12.)[:, None])
+    assert [(lines.lr.tolist(), lines.out.tolist()) for lines in groups] == [
+        ([1, 4], [[2], [11]]), ([0, 2], [[0, 1], [3, 4]]), ([4, 4], [[5, 6, 7], [8, 9, 10]])]
+    for lines_ in groups:
+        assert torch.equal(lines_.taps.squeeze(-1), lines_.out.float())
+        assert torch.equal(lines_.bias.squeeze(-1), lines_.out.float())
+
+
+def test_a_grid_by_hand():
+    """One head, radius 0: attention is 1, so the decoder sees the value of the nearest pixel and the cell, nothing else."""
+    pb_spec = {'name': 'posenc', 'args': {'enc_dims': 4}}
+    mssa = MSSA(2, heads=1, radius=0, projections=1, value_projections=1, pb_spec=pb_spec)
+    imnet = MLP(in_dim=4, hidden_list=[])
+    weight = torch.tensor([[1., 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 10]])  # red, green: the values; blue: the cell
+    with torch.no_grad():
+        imnet.layers[0].weight.copy_(weight)
+        imnet.layers[0].bias.zero_()
+        values = torch.arange(12.).view(1, 2, 2, 3)                                  # channel 0: 0 … 5, channel 1: 6 … 11
+        noise = torch.randn(1, 2, 2, 3)
+        maps = Maps(mssa.rows(noise), mssa.rows(noise), mssa.rows(values), Region.whole(2, 3))
+        rgb = decode_grid(mssa, imnet, maps, *lines(3, 6)[:2], torch.tensor([[0.5, 0.25]]), 2 ** 20)
+    red = [[0, 0, 1, 1, 2, 2]] * 2 + [[3, 3, 4, 4, 5, 5]]  # the middle row is a tie between 0 and 1: to even
+    np.testing.assert_allclose(rgb[0, ..., 0].numpy(), red, atol=1e-6)
+    np.testing.assert_allclose(rgb[0, ..., 1].numpy(), np.add(red, 6), atol=1e-6)
+    np.testing.assert_allclose(rgb[0, ..., 2].numpy(), np.full((3, 6), 3.0), atol=1e-6)
+
+
+# bilinear samples
+
+def test_bilinear_taps_are_the_hat_function():
+    delta = torch.tensor([-3, -2, -1.5, -1, -0.5, 0, 0.25, 1, 2, 2.5], dtype=torch.float64)
+    assert coords.bilinear_taps(delta).tolist() == [0, 0, 0.25, 0.5, 0.75, 1, 0.875, 0.5, 0, 0]
+    generator = torch.Generator().manual_seed(0)
+    offset = torch.rand(50, generator=generator, dtype=torch.float64) * 2 - 1  # of a query to its nearest pixel: ±1 at most
+    around = torch.stack([offset + 2, offset, offset - 2], 1)
+    values = torch.rand(3, generator=generator, dtype=torch.float64)
+    expected = np.interp(offset.numpy(), [-2, 0, 2], values.numpy())
+    np.testing.assert_allclose((coords.bilinear_taps(around) @ values).numpy(), expected, atol=1e-15)
+
+
+@pytest.mark.parametrize('height, width, size', [
+    (5, 7, (5, 7)), (6, 8, (9, 12)), (5, 6, (23, 20)), (1, 4, (3, 9)), (3, 1, (7, 1)), (1, 1, (2, 3))])
+def test_bilinear_grid_equals_grid_sample(height, width, size):
+    image = picture(height, width, batch=2)
+    rows, columns, _ = lines(*size)
+    xy = torch.stack(torch.meshgrid(rows, columns, indexing='ij'), -1).flip(-1).expand(2, -1, -1, -1)
+    expected = F.grid_sample(image, xy, padding_mode='border', align_corners=False).permute(0, 2, 3, 1)
+    assert largest(bilinear_grid(image, Region.whole(height, width), rows, columns), expected) < 1e-13
+
+
+def test_bilinear_grid_of_a_region_reads_the_picture():
+    image = picture(12, 14)
+    rows, columns, _ = lines(31, 45)
+    whole = bilinear_grid(image, Region.whole(12, 14), rows, columns)
+    for part in Region.whole(12, 14).split(4, 5):
+        y, x = (lines_of(coords.nearest_index(line, n), start, stop) for line, n, start, stop in (
+            (rows, 12, part.top, part.bottom), (columns, 14, part.left, part.right)))
+        outer = part.grow(1)
+        assert largest(bilinear_grid(outer.of(image), outer, rows[y], columns[x]), whole[:, y, x]) < 1e-13
+
+
+# regions
+
+def test_a_region_by_hand():
+    region = Region(2, 5, 0, 4, 8, 9)
+    assert not region.is_whole
+    assert Region.whole(8, 9) == Region(0, 8, 0, 9, 8, 9)
+    assert Region.whole(8, 9).is_whole
+    assert region.grow(3) == (0, 8, 0, 7, 8, 9)
+    assert region.grow(0) == region
+    x = torch.arange(72).view(1, 1, 8, 9)
+    assert region.of(x)[0, 0].tolist() == [[18, 19, 20, 21], [27, 28, 29, 30], [36, 37, 38, 39]]
+    assert torch.equal(region.of(region.grow(1).of(x), region.grow(1)), region.of(x))
+    assert [tuple(part) for part in region.split(2, 3)] == [
+        (2, 3, 0, 2, 8, 9), (2, 3, 2, 4, 8, 9), (3, 5, 0, 2, 8, 9), (3, 5, 2, 4, 8, 9)]
+    assert regions.cuts(3, 14, 4) == [(3, 6), (6, 10), (10, 14)]
+    assert regions.cuts(0, 4, 4) == [(0, 4)]
+    assert regions.cuts(0, 5, 1) == [(i, i + 1) for i in range(5)]
+
+
+def test_coordinates_in_a_region_by_hand():
+    """Rows 2 … 4 of 8 and columns 0 … 3 of 9: each pixel's centre, and the corners of the region."""
+    region = Region(2, 5, 0, 4, 8, 9)
+    points = torch.tensor([[2, 0], [5, 4], [2.5, 0.5], [4.5, 3.5]], dtype=torch.float64)  # in pixels of the picture
+    local = region.local(points / torch.tensor([4, 4.5]) - 1)
+    np.testing.assert_allclose(local.numpy(), [[-1, -1], [1, 1], [-2 / 3, -3 / 4], [2 / 3, 3 / 4]], atol=1e-15)
+    coord = torch.rand(3, 2)
+    assert torch.equal(Region.whole(8, 9).local(coord), coord)
+
+
+@pytest.mark.parametrize('margin', [0, 1, 3, 11])
+@pytest.mark.parametrize('region', [Region.whole(3, 4), Region(1, 3, 0, 2, 3, 4), Region(0, 3, 2, 3, 3, 4)])
+def test_wrapped_continues_on_the_other_side(region, margin):
+    x = picture(3, 4)
+    padded = np.pad(x.numpy(), ((0, 0), (0, 0), (12, 12), (12, 12)), mode='wrap')
+    expected = padded[:, :, 12 + region.top - margin:12 + region.bottom + margin,
+                      12 + region.left - margin:12 + region.right + margin]
+    parts = []
+
+    def compute(part: Region) -> torch.Tensor:
+        parts.append(part)
+        return part.of(x)
+
+    np.testing.assert_array_equal(regions.wrapped(compute, region, margin).numpy(), expected)
+    assert all(0 <= part.top < part.bottom <= 3 and 0 <= part.left < part.right <= 4 for part in parts)
+
+
+@pytest.mark.parametrize('n, size', [(4, 4), (4, 5), (6, 9), (6, 15), (7, 11), (3, 40), (1, 5)])
+def test_lines_of_share_out_every_output_line(n, size):
+    nearest = coords.nearest_index(coords.pixel_centres(size), n)
+    for start in range(n):
+        for stop in range(start + 1, n + 1):
+            expected = [i for i in range(size) if start <= nearest[i] < stop]
+            assert list(range(size))[lines_of(nearest, start, stop)] == expected
+
+
+@pytest.mark.parametrize('fem', [FEM(), AuthorsFEM(8), NoFEM()])
+@pytest.mark.parametrize('stride', [0, 1, 1.4, 2.6])
+def test_fem_of_a_part_is_the_part_of_fem(fem, stride):
+    x = torch.randn(1, 8, 5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    if isinstance(fem, FEM):
+        fem.stride.data.fill_(stride)
+    elif isinstance(fem, AuthorsFEM):
+        fem.stride.fill_(stride)
+    fem.double()
+    with torch.no_grad():
+        whole = fem(x)
+        for part in (Region.whole(5, 6), Region(0, 2, 3, 6, 5, 6), Region(1, 4, 2, 3, 5, 6)):
+            wrapped = regions.wrapped(lambda piece: piece.of(x), part, fem.reach)
+            assert largest(fem(wrapped, wrapped=True), part.of(whole)) < 1e-14
+    assert fem.reach == (0 if isinstance(fem, NoFEM) else int(stride) + isinstance(fem, FEM))
+
+
+@pytest.mark.parametrize('fem', ['paper', 'authors', 'none'])
+@pytest.mark.parametrize('sim', [True, False])
+def test_msno_of_a_part_is_the_part_of_msno(fem, sim):
+    msno = randomised(MSNO(16, convs=4, fem=fem, sim=sim))
+    assert msno.reach == (4 if sim else 5)  # 9×9, and the 3×3 convolution in SIM's place
+    x = torch.randn(1, 16, 17, 18, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
+        whole, region = msno(x), Region(6, 9, 7, 11, 17, 18)
+        margin, outer = msno.fem.reach, region.grow(msno.reach)
+        part = msno(regions.wrapped(lambda piece: piece.of(x), outer, margin), margin)
+        assert largest(region.of(part, outer), region.of(whole)) < 1e-12
+
+
+REGIONS = {  # LR height and width, output size, largest part, number of parts
+    '2x2': (30, 34, (45, 60), (15, 17), 4),
+    '3x3': (40, 43, (57, 71), (14, 15), 9),
+    '1xn': (9, 50, (9, 125), (9, 13), 4),  # every part touches both the upper and the lower border
+    'nx1': (52, 6, (78, 15), (18, 6), 3),
+    'few-pixels-wide': (2, 40, (5, 50), (2, 10), 4),
+    'lines': (5, 31, (16, 93), (1, 31), 5),
+}
+
+
+@pytest.mark.parametrize('layout', REGIONS)
+@pytest.mark.parametrize('fem, stride', [*(('paper', stride) for stride in (0, 1, 1.4, 2.6)), ('authors', 1), ('none', 1)])
+def test_regions_of_msit_equal_the_whole(monkeypatch, layout, fem, stride):
+    height, width, size, parts, number = REGIONS[layout]
+    lr = picture(height, width, batch=2)
+    assert_regions_equal_whole(msit(fem=fem, stride=stride), monkeypatch, lr, size, parts, number)
+
+
+@pytest.mark.parametrize('args', [
+    {'sim': False}, {'attention': 'conventional', 'radius': 2}, {'radius': 0}, {'radius': 3, 'mssa_projections': 1},
+    {'base_dim': 16, 'msc_convs': 16, 'n_resblocks': 0},  # kernels up to 33×33, by spectra
+    {'reparam': 'rim', 'reparam_init': 'random'}, {'value_projections': 4, 'n_resblocks': 0}, {'cell_decode': False}])
+def test_regions_equal_the_whole_with_other_parts(monkeypatch, args):
+    lr = picture(55, 57)
+    assert_regions_equal_whole(msit(**args), monkeypatch, lr, (61, 66), (19, 19), 9)
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4])
+@pytest.mark.parametrize('name', ['edsr-baseline', 'rdn'])
+def test_regions_of_fixed_scale_networks_equal_the_whole(monkeypatch, name, scale):
+    monkeypatch.setitem(rdn.CONFIGS, 'A', (2, 2, 5))
+    for height, width, parts, number in ((20, 22, (10, 11), 4), (32, 29, (11, 10), 9), (5, 40, (5, 14), 3)):
+        model, lr = encoder(name, scale=scale), picture(height, width, batch=2)
+        assert_regions_equal_whole(model, monkeypatch, lr, (scale * height, scale * width), parts, number)
+
+
+def test_regions_of_msit_with_rdn_equal_the_whole(monkeypatch):
+    monkeypatch.setitem(rdn.CONFIGS, 'A', (2, 2, 5))
+    spec = {'name': 'rdn', 'args': {'G0': 8, 'RDNconfig': 'A', 'no_upsampling': True}}
+    assert_regions_equal_whole(msit(encoder_spec=spec), monkeypatch, picture(45, 47), (90, 99), (15, 16), 9)
+
+
+def test_the_latent_of_a_region_answers_queries_one_by_one_too():
+    """Scattered coordinates whose nearest pixels are rows 6 … 12 and columns 15 … 21."""
+    lr, region = picture(20, 22), Region(6, 13, 15, 22, 20, 22)
+    place = torch.rand(1, 50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 7
+    coord = (place + torch.tensor([6, 15])) / torch.tensor([10, 11]) - 1
+    cell = torch.tensor([[0.05, 0.04]], dtype=torch.float64)
+    for model in (msit(), encoder('edsr-baseline', scale=2)):
+        with torch.no_grad():
+            whole, part = model.encode(lr), model.encode_region(lr, region)
+            assert largest(model.query(part, coord, cell), model.query(whole, coord, cell)) < 1e-10
+
+
+def test_a_part_of_a_picture_is_not_encoded_as_if_it_were_all():
+    with pytest.raises(ValueError, match='encode_region'):
+        msit().encode(picture(5, 6), Region(0, 5, 0, 6, 10, 6))
+
+
+# reach
+
+def footprint(model: SRModel, height: int, width: int, size: tuple[int, int]) -> torch.Tensor:
+    """Largest change of the output at each LR pixel's queries when the middle LR pixel changes: (height, width)."""
+    lr = picture(height, width)
+    other = lr.clone()
+    other[:, :, height // 2, width // 2] += 0.5
+    unclamped(model)
+    change = (model.upscale(lr, size) - model.upscale(other, size)).abs().amax((0, 1)) / 0.001
+    rows, columns, _ = lines(*size)
+    index = coords.nearest_index(rows, height)[:, None] * width + coords.nearest_index(columns, width)
+    return torch.zeros(height * width, dtype=torch.float64).scatter_reduce_(
+        0, index.flatten(), change.flatten(), 'amax').view(height, width)
+
+
+def assert_reach(model: SRModel, scale: float, tight: bool = True) -> None:
+    """An output pixel depends on LR pixels at distance `reach` in every direction (where `tight`), and on none beyond."""
+    side = 2 * (model.reach + 3) + 1
+    change = footprint(model, side, side, (math.ceil(scale * side),) * 2)
+    middle, reach = side // 2, model.reach
+    inside = change[middle - reach:middle + reach + 1, middle - reach:middle + reach + 1]
+    for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]):
+        assert edge.max() > 1e-10 or not tight
+    inside.zero_()
+    assert change.max() < 1e-12
+
+
+@pytest.mark.parametrize('name', ['edsr-baseline', 'rdn'])
+@pytest.mark.parametrize('scale', [2, 3, 4])
+def test_reach_of_fixed_scale_networks_is_tight(monkeypatch, name, scale):
+    monkeypatch.setitem(rdn.CONFIGS, 'A', (2, 2, 5))
+    assert_reach(encoder(name, scale=scale), scale)
+
+
+@pytest.mark.parametrize('name, reach', [('edsr-baseline', 6), ('rdn', 7)])
+def test_reach_of_encoders_is_tight(monkeypatch, name, reach):
+    monkeypatch.setitem(rdn.CONFIGS, 'A', (2, 2, 5))
+    model, lr = encoder(name, no_upsampling=True), picture(21, 21)
+    assert model.reach == reach  # 3×3 convolutions one after the other: 1 + 2·2 + 1; 2 + 2·2 + 1
+    other = lr.clone()
+    other[:, :, 10, 10] += 0.5
+    with torch.no_grad():
+        change = (model.features(lr) - model.features(other)).abs().amax((0, 1))
+    inside = change[10 - reach:11 + reach, 10 - reach:11 + reach]
+    assert all(edge.max() > 1e-10 for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
+    inside.zero_()
+    assert change.max() < 1e-12
+
+
+@pytest.mark.parametrize('args, reach', [
+    ({'stride': 1.25}, 4 + 2 + 2 + 3), ({'stride': 2.6}, 4 + 3 + 2 + 3), ({'fem': 'authors'}, 4 + 1 + 2 + 3),
+    ({'fem': 'none'}, 4 + 0 + 2 + 3), ({'sim': False}, 4 + 2 + 3 + 3), ({'radius': 0}, 4 + 2 + 2 + 3),
+    ({'radius': 3}, 4 + 2 + 2 + 5), ({'value_projections': 4, 'base_dim': 16}, 4 + 2 + 2 + 5),
+    ({'attention': 'conventional', 'radius': 2}, 4 + 2 + 2 + 3), ({'reparam': 'rim', 'msc_convs': 4}, 4 + 2 + 4 + 3)])
+@pytest.mark.parametrize('scale', [1, 2.3])
+def test_reach_of_msit_is_tight(args, reach, scale):
+    """Encoder 4, FEM's wider shift, MSC, window (or bilinear sample) and query map, worked out by hand."""
+    model = msit(**args)
+    assert model.reach == reach
+    assert_reach(model, scale, tight=args != {'radius': 0})  # with a single key the query plays no part
+
+
+# halo
+
+@pytest.mark.parametrize('halo', [0, 2, 3])
+def test_a_smaller_halo_changes_the_neighbourhood_of_inner_borders_only(monkeypatch, halo):
+    model, lr, size = unclamped(msit(fem='none')), picture(36, 40), (72, 80)
+    exact = model.upscale(lr, size)
+    assert largest(model.upscale(lr, size, halo=halo), exact) == 0  # nothing to look around: the picture is whole
+    in_regions(model, monkeypatch, 18, 20)
+    change = (model.upscale(lr, size, halo=halo) - exact).abs().amax((0, 1)) / 0.001
+    depth = 2 * (model.encoder.reach - halo)  # in output pixels, on both sides of the borders at row 36 and column 40
+    for outermost in (change[36 - depth:38 - depth], change[34 + depth:36 + depth],
+                      change[:, 40 - depth:42 - depth], change[:, 38 + depth:40 + depth]):
+        assert outermost.max() > 1e-8
+    change[36 - depth:36 + depth] = 0
+    change[:, 40 - depth:40 + depth] = 0
+    assert change.max() < 1e-10
+
+
+@pytest.mark.parametrize('halo', [4, 5, 1000])
+def test_a_halo_of_all_that_is_seen_is_exact(monkeypatch, halo):
+    model, lr = unclamped(msit()), picture(36, 40)
+    assert model.encoder.reach == 4
+    exact = model.upscale(lr, (54, 60))
+    in_regions(model, monkeypatch, 18, 20)
+    assert largest(model.upscale(lr, (54, 60), halo=halo), exact) < 1e-13
+    assert largest(model.upscale(lr, (54, 60), halo=3), exact) > 1e-9
+
+
+def test_halo_of_a_fixed_scale_network(monkeypatch):
+    model, lr = unclamped(encoder('edsr-baseline', scale=2)), picture(30, 32)
+    exact = model.upscale(lr, (60, 64))
+    in_regions(model, monkeypatch, 15, 16)
+    change = (model.upscale(lr, (60, 64), halo=model.reach - 2) - exact).abs().amax((0, 1))
+    assert change[26:34].max() > 1e-9
+    assert max(change[y, x].max() for y in (slice(0, 26), slice(34, 60)) for x in (slice(0, 28), slice(36, 64))) < 1e-13
+
+
+def test_a_negative_halo_is_refused():
+    with pytest.raises(UserError, match='halo is -1, expected 0 or more'):
+        msit().upscale(picture(5, 6), (10, 12), halo=-1)
+
+
+# plans
+
+class Stub(SRModel):
+    """Ten numbers per LR pixel, sees two pixels far; for plans."""
+    reach, encode_floats = 2, 10
+
+
+def memory_for(model: SRModel, pixels: int, batch: int = 1) -> int:
+    """The smallest memory in which an encoding of so many pixels has its share."""
+    return math.ceil(pixels * 4 * batch * model.encode_floats / ENCODING_SHARE)
+
+
+def plan(model: SRModel, height: int, width: int, memory: int, halo: int | None = None, batch: int = 1) -> list[Region]:
+    return model.plan_regions(torch.Size((batch, 3, height, width)), memory, halo)
+
+
+@pytest.mark.parametrize('height, width, pixels, parts', [
+    (100, 100, 10_000, (100, 100)), (100, 100, 9_999, (50, 50)),  # side 99 − 2·2: two parts
+    (100, 100, 900, (25, 25)),                                    # side 30 − 2·2: four parts of 25
+    (20, 200, 900, (20, 40)), (200, 20, 900, (40, 20)),           # from border to border: 900/20 − 2·2 = 41
+    (30, 1000, 901, (30, 26)), (31, 1000, 931, (16, 26)),         # as wide as the square, and one more
+    (100, 100, 400, (15, 15))])                                   # the least: 16 = 20 − 2·2; 100 in 7 parts
+def test_plans_by_hand(height, width, pixels, parts):
+    regions = plan(Stub(), height, width, memory_for(Stub, pixels))
+    assert max(part.bottom - part.top for part in regions) == parts[0]
+    assert max(part.right - part.left for part in regions) == parts[1]
+    assert len(regions) == math.ceil(height / parts[0]) * math.ceil(width / parts[1])
+    assert (regions == [Region.whole(height, width)]) == (parts == (height, width))
+
+
+@pytest.mark.parametrize('batch', [1, 3])
+@pytest.mark.parametrize('height, width', [(100, 90), (37, 400), (400, 37), (19, 77), (1, 1000), (23, 23)])
+def test_plans_cover_the_picture_once_and_fit(height, width, batch):
+    for pixels in (400, 401, 525, 777, 1600, 5000, 8999):
+        for halo in (None, 0, 1, 2, 9):
+            parts = plan(Stub(), height, width, memory_for(Stub, pixels, batch), halo, batch)
+            covered = np.zeros((height, width), int)
+            for part in parts:
+                covered[part.top:part.bottom, part.left:part.right] += 1
+                outer = part.grow(2 if halo is None else min(halo, 2))
+                assert (outer.bottom - outer.top) * (outer.right - outer.left) <= pixels
+            assert (covered == 1).all()
+            assert (len(parts) == 1) == (height * width <= pixels)
+
+
+def test_the_margin_of_msit_shrinks_with_the_halo_by_the_encoders_part_only():
+    model = msit()  # reach 4 + 2 + 2 + 3
+    assert [model.margin(halo) for halo in (None, 100, 4, 3, 1, 0)] == [11, 11, 11, 10, 8, 7]
+    assert [encoder('edsr-baseline', scale=2).margin(halo) for halo in (None, 100, 3, 0)] == [8, 8, 3, 0]  # 6, tail 2
+    memory = memory_for(model, 50 ** 2)
+    for encoder_floats, sides in ((model.encode_floats, (28, 34, 36)), (1, (40, 40, 40))):  # MSNO and MSSA see 5 pixels
+        model.encoder.encode_floats = encoder_floats
+        for halo, side in zip((None, 1, 0), sides):
+            parts = plan(model, side * 3, side * 3, memory, halo)
+            assert len(parts) == 9 and parts[0][:4] == (0, side, 0, side)
+
+
+def test_a_picture_that_fits_is_never_cut(monkeypatch):
+    model, lr = msit(), picture(20, 24)
+    monkeypatch.setattr(model, 'encode_region', lambda *args: pytest.fail('the picture fits'))
+    plans, plan_regions = [], model.plan_regions
+    monkeypatch.setattr(model, 'plan_regions', lambda *args: plans.append(plan_regions(*args)) or plans[-1])
+    model.upscale(lr, (30, 30), memory=memory_for(model, 480))
+    model.upscale(lr, (30, 30))
+    assert plans == [[Region.whole(20, 24)]] * 2
+
+
+@pytest.mark.parametrize('height, width, batch', [(60, 60, 1), (60, 61, 3), (24, 300, 1), (300, 24, 2), (45, 40, 1)])
+def test_too_little_memory_names_an_amount_that_is_enough(height, width, batch):
+    model = msit(base_dim=128, n_resblocks=0)
+    with pytest.raises(UserError, match=r'\Aupscale: 1 MiB of memory are too few[^\n]*\Z') as error:
+        plan(model, height, width, MIB, None, batch)
+    enough = int(re.search(r'allow at least (\d+) MiB', str(error.value))[1]) * MIB
+    assert enough > MIB
+    assert plan(model, height, width, enough, None, batch)
+    with pytest.raises(UserError, match='MiB'):
+        plan(model, height, width, enough - MIB, None, batch)
+    assert 'or a halo smaller than 2 pixels' in str(error.value)
+    with pytest.raises(UserError) as error:
+        plan(model, height, width, MIB, 0, batch)
+    assert 'halo' not in str(error.value)
+
+
+def test_too_little_memory_reaches_the_caller():
+    model, lr = msit(), picture(60, 60)
+    for memory in (0, -1, 1000):
+        with pytest.raises(UserError, match='allow at least 1 MiB'):
+            model.upscale(lr, (70, 70), memory=memory)
+    assert model.upscale(lr, (70, 70), memory=MIB).shape == (1, 3, 70, 70)
+
+
+def test_default_memory_is_a_modest_share_of_what_is_free(monkeypatch):
+    cpu = torch.device('cpu')
+    assert 0 < regions.available_memory() < 2 ** 50
+    for available, expected in ((2 ** 30, 2 ** 28), (2 ** 40, 3 * 2 ** 29)):
+        monkeypatch.setattr(regions, 'available_memory', lambda available=available: available)
+        assert regions.free_shares(cpu) == (expected, available // 2)
+
+
+# memory has no influence on results
+
+@pytest.mark.parametrize('make, scale', [
+    (lambda: msit(n_resblocks=0), 1.5), (lambda: encoder('edsr-baseline', n_resblocks=1, scale=3), 3)], ids=['msit', 'edsr'])
+def test_results_do_not_depend_on_the_memory(make, scale):
+    model, lr, size = unclamped(make()), picture(60, 56), (round(60 * scale), round(56 * scale))
+    whole = model.upscale(lr, size)
+    numbers = set()
+    for pixels in ((2 * model.reach + 16) ** 2, 2000, 3359, 3360, 10 ** 6):
+        memory = memory_for(model, pixels)
+        assert largest(model.upscale(lr, size, memory=memory), whole) < 1e-13
+        numbers.add(len(plan(model, 60, 56, memory)))
+    assert len(numbers) > 2 and 1 in numbers
+
+
+@pytest.mark.parametrize('memory', [0, 1, 1000, 10 ** 6, None])
+def test_bicubic_works_at_any_memory_and_makes_its_grid_once(monkeypatch, memory):
+    model, lr = models.load('bicubic'), picture(20, 30).float()
+    expected = np.asarray(Image.fromarray((lr[0].permute(1, 2, 0) * 255).round().byte().numpy()).resize((75, 41), 3))
+    grids, make = [], Bicubic.grid
+    monkeypatch.setattr(Bicubic, 'grid', lambda *args: grids.append(args) or make(*args))
+    sr = model.upscale(lr, (41, 75), memory=memory)
+    np.testing.assert_array_equal((sr[0].permute(1, 2, 0) * 255).round().byte().numpy(), expected)
+    assert len(grids) == 1
+
+
+# bytes
+
+def plan_blocks_by_memory_alone(monkeypatch) -> None:
+    monkeypatch.setattr(grid, 'CPU_PIXELS', 2 ** 60)
+    monkeypatch.setattr(grid, 'CPU_QUERIES', 2 ** 60)
+
+
+@pytest.mark.parametrize('args, scale', [
+    ({}, 1), ({}, 2), ({'fem': 'none', 'attention': 'conventional'}, 1.5), ({'radius': 2}, 3)])
+def test_upscale_stays_within_its_memory(monkeypatch, args, scale):
+    """All tensors at once, the result aside, from many regions to the whole picture."""
+    plan_blocks_by_memory_alone(monkeypatch)
+    model, lr = msit(n_resblocks=0, base_dim=32, **args).float(), picture(48, 45).float()
+    size, numbers = (round(48 * scale), round(45 * scale)), []
+    for pixels in ((2 * model.reach + 16) ** 2, 48 * 45):
+        memory = memory_for(model, pixels)
+        assert peak_bytes(model.upscale, lr, size, memory=memory) < memory
+        numbers.append(len(plan(model, 48, 45, memory)))
+    assert numbers[0] > numbers[1] == 1
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4])
+def test_fixed_scale_networks_stay_within_their_memory(scale):
+    model, lr = encoder('edsr-baseline', scale=scale, n_feats=16).float(), picture(70, 75).float()
+    for pixels in ((2 * model.reach + 16) ** 2, 70 * 75):
+        memory = memory_for(model, pixels)
+        assert peak_bytes(model.upscale, lr, (70 * scale, 75 * scale), memory=memory) < memory
+
+
+def test_memory_does_not_grow_with_the_output(monkeypatch):
+    plan_blocks_by_memory_alone(monkeypatch)
+    model, lr = msit(n_resblocks=0).float(), picture(4, 4).float()
+    for size in ((40, 40), (200, 200), (400, 400)):  # 10,000 queries an LR pixel
+        assert peak_bytes(model.upscale, lr, size, memory=4 * MIB) < 4 * MIB
+
+
+FULL_MSIT = {'name': 'msit', 'args': {
+    'fem': 'none', 'encoder_spec': {'name': 'edsr-baseline', 'args': {'no_upsampling': True}},
+    'imnet_spec': {'name': 'mlp', 'args': {'hidden_list': [256], 'act': 'gelu'}}}}
+
+
+@pytest.mark.parametrize('spec, alive', [
+    ({'name': 'edsr-baseline', 'args': {'no_upsampling': True}}, 4 * 64),            # skip, block's input, convolution, ReLU
+    ({'name': 'edsr-baseline', 'args': {'scale': 2}}, (1 + 2 * 4) * 64),             # both sides of the last shuffle
+    ({'name': 'edsr-baseline', 'args': {'scale': 3}}, (1 + 2 * 9) * 64),
+    ({'name': 'edsr-baseline', 'args': {'scale': 4}}, (1 + 2 * 16) * 64),
+    ({'name': 'rdn', 'args': {'no_upsampling': True}}, (2 * 16 + 3) * 64),           # blocks twice, shallow, fusions
+    ({'name': 'rdn', 'args': {'RDNconfig': 'A', 'scale': 4}}, (2 * 20 + 3) * 64),
+    (FULL_MSIT, 64 + 8 * 256)])                                                      # SIM: v, two maps of 2C, …
+def test_encodings_hold_what_is_declared(spec, alive):
+    """At full width, per LR pixel, without computing anything; convolutions need some memory of their own beside."""
+    with torch.device('meta'):
+        model = models.make(spec).eval()
+        measured = peak_bytes(model.encode if spec is FULL_MSIT else model.features, torch.empty(1, 3, 64, 64)) / 4 / 64 ** 2
+    assert measured == pytest.approx(alive, rel=0.02)
+    assert measured <= model.encode_floats <= measured * (1.25 if alive > 256 else 1.5)
+
+
+@pytest.mark.parametrize('at_once', [1, 8])
+@pytest.mark.parametrize('scale', [1, 2, 4, 12])
+def test_blocks_hold_what_is_planned_for_them(monkeypatch, at_once, scale):
+    """At full width, with the heads one by one, as CPUs take them, and all together."""
+    plan_blocks_by_memory_alone(monkeypatch)
+    mssa = MSSA(256, heads=8, radius=3, projections=4, value_projections=1, pb_spec={'name': 'posenc', 'args': {}})
+    imnet = MLP(in_dim=49 * 256 + 2, hidden_list=[256] * 4, act='gelu')
+    with torch.no_grad():
+        rows = torch.randn(100, 256)                                                 # 4×4 pixels and the border
+        decoder = GridDecoder(mssa, imnet, Maps(rows, rows, rows, Region.whole(4, 4)), torch.ones(1, 2))
+        decoder.heads = torch.arange(8).split(at_once)
+        (ys,), (xs,) = decoder.group_lines(*lines(4 * scale, 4 * scale)[:2])
+        measured = peak_bytes(decoder, 0, ys, xs) / 16
+        planned = 2 ** 50 / decoder.block_pixels(scale ** 2, 2 ** 50)
+    assert measured <= planned <= 1.25 * measured
+
+
+# half precision
+
+def natural(height: int, width: int) -> torch.Tensor:
+    """A drawn picture with smooth shades, edges at several angles and some texture: (1, 3, H, W)."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing='ij')
+    disc = torch.sigmoid(60 * (0.3 - ((y - 0.45) ** 2 + (x - 0.4) ** 2).sqrt()))
+    beam = torch.sigmoid(40 * (0.12 - (0.8 * y + 0.6 * x - 0.9).abs()))
+    shade, texture = 0.3 + 0.4 * y + 0.1 * (5 * x).sin(), 0.04 * (40 * x).sin() * (30 * y).cos()
+    return torch.stack([shade + 0.4 * disc, 0.8 * shade + 0.3 * beam + texture, 0.9 - shade - 0.3 * disc]).clamp(0, 1)[None]
+
+
+def assert_bfloat16_is_close(lr: torch.Tensor, size: tuple[int, int]) -> None:
+    """Grid path and scattered path under autocast, within 2/255 of float32."""
+    model = models.load('modelzoo/MSIT-S.pth')
+    exact = model.upscale(lr, size)
+    coord, cell = coords.make_grid(*size).view(1, -1, 2), coords.make_cell(*size).view(1, 2)
+    with torch.autocast('cpu', torch.bfloat16), torch.no_grad():
+        upscaled = model.upscale(lr, size)
+        scattered = model(lr, coord, cell).clamp(0, 1).view(1, *size, 3).permute(0, 3, 1, 2)
+    for half in (upscaled, scattered):
+        assert half.dtype == torch.float32
+        assert 0 < largest(half, exact) < 2 / 255
+
+
+@pytest.mark.parametrize('size', [(24, 24), (48, 60), (79, 36)])
+def test_bfloat16_on_a_drawn_picture(size):
+    assert_bfloat16_is_close(natural(24, 24), size)
+
+
+@pytest.mark.parametrize('scale', [2, 3.3])
+def test_bfloat16_on_a_photograph(shared, scale):
+    with Image.open(shared / 'data/benchmark/Set5/LR_bicubic/X2/butterflyx2.png') as image:
+        pixels = np.asarray(image.convert('RGB').crop((40, 40, 64, 64)))
+    lr = torch.from_numpy(pixels / np.float32(255)).permute(2, 0, 1)[None]
+    assert_bfloat16_is_close(lr, (round(24 * scale),) * 2)
