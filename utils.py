@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+PARTIAL = '.partial-'  # files begin so until they are complete
+
 
 class UserError(ValueError):
     """The user's input is wrong. The message is one line that names the thing, what was expected and what to do.
@@ -45,7 +47,7 @@ def atomic_path(path: str | Path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays: writers such as Pillow choose the format by it
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'{PARTIAL}{path.stem}-', suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -56,6 +58,12 @@ def atomic_path(path: str | Path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Removes what `atomic_path` leaves in a folder when its process is killed amid writing."""
+    for file in folder.glob(f'{PARTIAL}*'):
+        file.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -34,10 +34,11 @@ class PositionalBias(nn.Module):
 
     def forward(self, delta_y: Tensor, delta_x: Tensor) -> Tensor:
         """Offsets (B, Q, K) of both axes, in units of half an LR pixel, float64 → bias (B, Q, K, K, h), y before x."""
-        sin_y, sin_x, cos_y, cos_x = self.proj.weight.chunk(4, 1)                    # (h, F) each
-        bias_y = self.axis_features(delta_y) @ torch.cat([sin_y, cos_y], 1).T        # (B, Q, K, h)
-        bias_x = self.axis_features(delta_x) @ torch.cat([sin_x, cos_x], 1).T + self.proj.bias
-        return bias_y.unsqueeze(3) + bias_x.unsqueeze(2)
+        with torch.autocast(delta_y.device.type, enabled=False):  # logits need more digits than half precision has
+            sin_y, sin_x, cos_y, cos_x = self.proj.weight.chunk(4, 1)                # (h, F) each
+            bias_y = self.axis_features(delta_y) @ torch.cat([sin_y, cos_y], 1).T    # (B, Q, K, h)
+            bias_x = self.axis_features(delta_x) @ torch.cat([sin_x, cos_x], 1).T + self.proj.bias
+            return bias_y.unsqueeze(3) + bias_x.unsqueeze(2)
 
     def axis_features(self, delta: Tensor) -> Tensor:
         """(…, K) float64 → (…, K, 2F): sin and cos of ω·δ."""
