@@ -53,8 +53,7 @@ class World:
         """
         if self.size == 1:
             return model
-        devices = [self.device] if self.device.type == 'cuda' else None
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == 'cuda' else None)
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over all processes, on the device."""
