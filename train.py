@@ -3,6 +3,7 @@
 On several GPUs: torchrun --nproc-per-node N train.py …, with the same options.
 """
 import logging
+import threading
 from pathlib import Path
 
 from engine.cli import Parser, choose_device, run
@@ -53,4 +54,5 @@ def choose_resume(folder: Path, resume: str | None) -> Path | None:
 
 if __name__ == '__main__':
     logging.getLogger('tensorboard').setLevel(logging.ERROR)
+    threading.excepthook = lambda failure: None  # TensorBoard's thread; what it fails at is raised again where it is used
     run(main)

@@ -1,4 +1,4 @@
-"""Writing a run's checkpoints, and the state that makes resuming exact."""
+"""A run's checkpoints, written and read, and the state that makes resuming exact."""
 import os
 import random
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from models.checkpoint import read_checkpoint
 from models.sr_model import SRModel
-from utils import RunError, atomic_path
+from utils import RunError, UserError, atomic_path
 
 
 def save_checkpoint(path: str | Path, model: SRModel, spec: dict, **run_state) -> None:
@@ -26,6 +27,17 @@ def save_checkpoint(path: str | Path, model: SRModel, spec: dict, **run_state) -
         except (RuntimeError, OSError) as error:  # the first is torch's word for a disk that takes no more
             raise RunError(f'{path}: could not be written, is the disk full? ({error}); the file that was there before is '
                            'intact') from error
+
+
+def read_run(path: Path) -> dict:
+    """The checkpoint of a run of this trainer. Raises UserError when it is another, or has no optimiser state."""
+    checkpoint = read_checkpoint(path)
+    missing = {'optimizer', 'epoch', 'batch', 'global_batch', 'random_state', 'config'} - set(checkpoint)
+    missing |= {key for key in ('optimizer', 'config') if not isinstance(checkpoint.get(key), dict)}
+    if missing:
+        raise UserError(f"{path}: holds weights, but not the state of a run ({', '.join(sorted(missing))}), so it cannot be "
+                        'resumed; to start from it use -pretrain')
+    return checkpoint
 
 
 def random_state(device: torch.device) -> dict:

@@ -1,4 +1,5 @@
 """What a run tells about itself while it trains: log.txt and the screen, TensorBoard, and how fast it goes."""
+import contextlib
 import platform
 import subprocess
 import time
@@ -15,7 +16,7 @@ from datasets.evaluation import Pair
 from datasets.images import resize_bicubic
 from engine.evaluate import to_image
 from models.msit.fem import FEM
-from utils import format_time
+from utils import RunError, format_time
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE_SIDE = 96  # of the crops that are shown, HR pixels
@@ -38,34 +39,48 @@ class Record:
         """One line to the screen and to log.txt."""
         if self.writer:
             tqdm.write(line)
-            with open(self.folder / 'log.txt', 'a', encoding='utf-8') as file:
+            with self.writing('log.txt'), open(self.folder / 'log.txt', 'a', encoding='utf-8') as file:
                 file.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} {line}\n')
 
     def text(self, name: str, line: str) -> None:
         """A line for the log and for TensorBoard's texts."""
         self.log(f'{name}: {line}')
         if self.writer:
-            self.writer.add_text(f'run/{name}', line)
+            with self.writing('tensorboard'):
+                self.writer.add_text(f'run/{name}', line)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """A point of each curve."""
         if self.writer:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
+            with self.writing('tensorboard'):
+                for name, value in values.items():
+                    self.writer.add_scalar(name, value, step)
 
     def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
         """(H, W, 3) uint8."""
         if self.writer:
-            self.writer.add_image(name, pixels, step, dataformats='HWC')
+            with self.writing('tensorboard'):
+                self.writer.add_image(name, pixels, step, dataformats='HWC')
 
     def flush(self) -> None:
-        """What was told so far is on the disk when this returns."""
+        """What was told so far is in its files when this returns."""
         if self.writer:
-            self.writer.flush()
+            with self.writing('tensorboard'):
+                self.writer.flush()
 
     def close(self) -> None:
         if self.writer:
-            self.writer.close()
+            with contextlib.suppress(OSError):  # what is not written by now was missed at the last flush already
+                self.writer.close()
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Names the file that a full disk, or one that went away, does not let grow."""
+        try:
+            yield
+        except OSError as error:
+            raise RunError(f'{self.folder / name}: could not be written, is the disk full? ({error.strerror or error}); the '
+                           'checkpoints are intact, continue with -resume auto') from error
 
 
 class Pace:

@@ -20,14 +20,14 @@ from tqdm import tqdm
 import datasets
 import models
 from datasets.sampling import DrawSampler
-from engine.checkpoint import random_state, restore_random_state, save_checkpoint
+from engine.checkpoint import random_state, read_run, restore_random_state, save_checkpoint
 from engine.config import changes, plain
 from engine.distributed import ALONE, World, synchronise_batch_norm
 from engine.evaluate import evaluate
 from engine.pretrain import load_stage1
 from engine.record import Pace, Record, fem_strides, triptych, versions
 from engine.schedule import OPTIMIZERS, SCHEDULES
-from models.checkpoint import load_state, read_checkpoint
+from models.checkpoint import load_state
 from models.registry import SpecError
 from utils import RunError, UserError, count_parameters, remove_partial, seed_everything, write_text
 
@@ -55,45 +55,12 @@ class Trainer:
         self.config, self.folder, self.device, self.world = config, folder, device, world
         seed_everything(config.get('seed', 0))
         checkpoint = world.broadcast(read_run(resume) if resume and world.main else None)
-
-        model = models.make(config['model'], config.get('data_norm'))
-        self.earlier_batches = 0  # of the stage that this one started from
-        self.start = None
-        if pretrain and not checkpoint:
-            self.start, self.earlier_batches = world.broadcast(
-                load_stage1(model, config['model'], pretrain) if world.main else None)
-        self.memory_format = torch.channels_last if config.get('channels_last') else torch.contiguous_format
-        self.model = model.to(device, memory_format=self.memory_format)
-        if world.size > 1:
-            self.model = synchronise_batch_norm(self.model, device)
-        self.network = world.wrap(self.model)  # what a step calls; the weights are the model's
-        if config.get('compile'):
-            self.network = torch.compile(self.network)
-        self.dtype = DTYPES[config.get('precision', 'float32')]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.optimizer = OPTIMIZERS.make(config['optimizer'], 'optimizer', params=trainable(self.model))
-        self.base_lr = self.optimizer.defaults['lr']
-        self.rate = SCHEDULES.make(config.get('lr_schedule', {'name': 'constant'}), 'lr_schedule')
-
-        spec = config['train_dataset']
-        dataset = datasets.make(spec, data_root, 'train_dataset')
-        if not hasattr(dataset, 'draw_scales'):
-            raise SpecError(f"train_dataset.wrapper.name: '{spec['wrapper']['name']}' makes no training samples")
-        self.sampler = DrawSampler(dataset, spec['batch_size'], spec.get('epoch_batches'), config.get('seed', 0),
-                                   world.rank, world.size)
-        self.loader = DataLoader(dataset, batch_sampler=self.sampler, num_workers=spec.get('num_workers', 0),
-                                 pin_memory=device.type == 'cuda', worker_init_fn=leave_process_group,
-                                 generator=torch.Generator())  # of its own: it must not draw from the run's
-        self.val_dataset = None
-        if 'val_dataset' in config:
-            self.val_dataset = datasets.make(config['val_dataset'], data_root, 'val_dataset')
-            if not hasattr(self.val_dataset, 'pairs'):
-                raise SpecError("val_dataset.wrapper.name: expected 'sr-evaluation', "
-                                f"got '{config['val_dataset']['wrapper']['name']}'")
+        self.build_model(None if checkpoint else pretrain)
+        self.build_data(data_root)
 
         self.epoch, self.batch = 0, 0  # epochs done, and batches done of the next one
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # of the epoch's batches, as the next
-        self.lowered = torch.zeros((), dtype=torch.int64, device=device)  # batches with a lowered scale
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # of these batches
+        self.lowered = torch.zeros((), dtype=torch.int64, device=device)  # those of them at a lowered scale
         self.best = -math.inf
         self.time_left = ''
         self.stop_requested = False
@@ -110,9 +77,47 @@ class Trainer:
             changed = changes(checkpoint['config'], config)
             self.record.log(f'resumed {resume} after epoch {self.epoch}, batch {self.batch}'
                             + (f'; changed since: {", ".join(changed)}' if changed else ''))
-        self.record.log(f'{count_parameters(self.model):,} trainable parameters, {len(dataset):,} training pictures, '
-                        f'{self.sampler.epoch_batches} batches of {spec["batch_size"]} an epoch, on {device}'
+        self.record.log(f'{count_parameters(self.model):,} trainable parameters, {len(self.sampler.dataset):,} training '
+                        f'pictures, {self.sampler.epoch_batches} batches of {self.sampler.batch_size} an epoch, on {device}'
                         + (f' and {world.size - 1} more' if world.size > 1 else ''))
+
+    def build_model(self, pretrain: Path | None) -> None:
+        """The model, what computes its gradients, and what updates it."""
+        config, world = self.config, self.world
+        model = models.make(config['model'], config.get('data_norm'))
+        self.start, self.earlier_batches = None, 0  # what was taken over from the stage before
+        if pretrain:
+            self.start, self.earlier_batches = world.broadcast(
+                load_stage1(model, config['model'], pretrain) if world.main else None)
+        self.memory_format = torch.channels_last if config.get('channels_last') else torch.contiguous_format
+        model = model.to(self.device, memory_format=self.memory_format)
+        self.model = synchronise_batch_norm(model, self.device) if world.size > 1 else model
+        self.network = world.wrap(self.model)  # what a step calls; checkpoints and validation know the model alone
+        if config.get('compile'):
+            self.network = torch.compile(self.network)
+        self.dtype = DTYPES[config.get('precision', 'float32')]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.optimizer = OPTIMIZERS.make(config['optimizer'], 'optimizer', params=trainable(self.model))
+        self.base_lr = self.optimizer.defaults['lr']
+        self.rate = SCHEDULES.make(config.get('lr_schedule', {'name': 'constant'}), 'lr_schedule')
+
+    def build_data(self, data_root: Path) -> None:
+        """This process's share of the training samples, and the validation set."""
+        spec = self.config['train_dataset']
+        dataset = datasets.make(spec, data_root, 'train_dataset')
+        if not hasattr(dataset, 'draw_scales'):
+            raise SpecError(f"train_dataset.wrapper.name: '{spec['wrapper']['name']}' makes no training samples")
+        self.sampler = DrawSampler(dataset, spec['batch_size'], spec.get('epoch_batches'), self.config.get('seed', 0),
+                                   self.world.rank, self.world.size)
+        self.loader = DataLoader(dataset, batch_sampler=self.sampler, num_workers=spec.get('num_workers', 0),
+                                 pin_memory=self.device.type == 'cuda', worker_init_fn=leave_process_group,
+                                 generator=torch.Generator())  # of its own: it must not draw from the run's
+        self.val_dataset = None
+        if 'val_dataset' in self.config:
+            self.val_dataset = datasets.make(self.config['val_dataset'], data_root, 'val_dataset')
+            if not hasattr(self.val_dataset, 'pairs'):
+                raise SpecError("val_dataset.wrapper.name: expected 'sr-evaluation', "
+                                f"got '{self.config['val_dataset']['wrapper']['name']}'")
 
     @property
     def run_batch(self) -> int:
@@ -150,7 +155,11 @@ class Trainer:
         bar = tqdm(pace.timed(self.loader), f'epoch {self.epoch + 1}/{self.config["epoch_max"]}', initial=self.batch,
                    total=self.sampler.epoch_batches, disable=None if self.world.main else True, leave=False)
         for sample in bar:
-            loss, rate = self.train_step(sample)
+            try:
+                loss, rate = self.train_step(sample)
+            except ValueError:  # a network may not survive what a loss that was not looked at has made of its weights
+                self.check_loss(self.loss_sum, self.batch)
+                raise
             self.batch += 1
             if self.global_batch % SCALAR_EVERY == 0:
                 values = {'train/loss': float(loss), 'train/lr': rate, **fem_strides(self.model), **pace.lap()}
@@ -320,17 +329,6 @@ def leave_process_group(worker: int) -> None:
     """In a data loader's worker: Ctrl-C and a batch system's SIGTERM are for the main process, which still needs it."""
     if hasattr(os, 'setsid'):
         os.setsid()
-
-
-def read_run(path: Path) -> dict:
-    """The checkpoint of a run of this trainer. Raises UserError when it is another, or has no optimiser state."""
-    checkpoint = read_checkpoint(path)
-    missing = {'optimizer', 'epoch', 'batch', 'global_batch', 'random_state', 'config'} - set(checkpoint)
-    missing |= {key for key in ('optimizer', 'config') if not isinstance(checkpoint.get(key), dict)}
-    if missing:
-        raise UserError(f"{path}: holds weights, but not the state of a run ({', '.join(sorted(missing))}), so it cannot be "
-                        'resumed; to start from it use -pretrain')
-    return checkpoint
 
 
 def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:

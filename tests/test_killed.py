@@ -3,6 +3,8 @@ import errno
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -138,6 +140,19 @@ def test_full_disk(lab, size):
     assert not list(lab.save('run').glob('.*'))
     assert lab.train('run', '-resume', 'auto').status == 0 and lab.train('whole').status == 0
     assert differences(lab.loaded('whole'), lab.loaded('run')) == []
+
+
+@posix
+@pytest.mark.slow
+def test_full_disk_for_the_curves(lab):
+    """The command itself, since the curves are written by a thread, which has an error output of its own."""
+    import resource
+    lab.write_config(epoch_max=100)
+    command = [sys.executable, Path(launch.__file__).parent.parent / 'train.py', '-config', 'tiny.yaml', '-name', 'run']
+    done = subprocess.run([*command, '-device', 'cpu'], cwd=lab.folder, capture_output=True, text=True, timeout=240,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+    assert done.returncode == 1 and done.stderr.count('\n') == 1
+    assert done.stderr.startswith('error: save/run/tensorboard: could not be written, is the disk full?')
 
 
 def test_error_of_the_system_while_writing(lab):
