@@ -92,14 +92,14 @@ class Trainer:
         self.memory_format = torch.channels_last if config.get('channels_last') else torch.contiguous_format
         model = model.to(self.device, memory_format=self.memory_format)
         self.model = synchronise_batch_norm(model, self.device) if world.size > 1 else model
-        self.network = world.wrap(self.model)  # what a step calls; checkpoints and validation know the model alone
-        if config.get('compile'):
-            self.network = torch.compile(self.network)
-        self.dtype = DTYPES[config.get('precision', 'float32')]
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.optimizer = OPTIMIZERS.make(config['optimizer'], 'optimizer', params=trainable(self.model))
         self.base_lr = self.optimizer.defaults['lr']
         self.rate = SCHEDULES.make(config.get('lr_schedule', {'name': 'constant'}), 'lr_schedule')
+        self.dtype = DTYPES[config.get('precision', 'float32')]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.network = world.wrap(self.model)  # what a step calls; checkpoints and validation know the model alone
+        if config.get('compile'):
+            self.network = torch.compile(self.network)
 
     def build_data(self, data_root: Path) -> None:
         """This process's share of the training samples, and the validation set."""

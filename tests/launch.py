@@ -26,7 +26,6 @@ def start(job: dict) -> int:
     status = 1
     try:
         torch.set_num_threads(1)  # threads of the parent's are not there after a fork
-        os.setpgid(0, 0)
         os.chdir(job['cwd'])
         for stream, name in ((1, 'out.txt'), (2, 'err.txt')):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)

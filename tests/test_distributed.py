@@ -1,4 +1,5 @@
 """Training on several processes (gloo, on the CPU): the same numbers as on one, one writer, and one end for all."""
+import contextlib
 import json
 import os
 import signal
@@ -47,9 +48,14 @@ def launch(lab: Lab, *arguments, size: int = 2, code: str | None = None) -> Ende
         jobs.append({'cwd': str(folder), 'arguments': list(map(str, words)),
                      'env': {key: str(value) for key, value in env.items()}, **({'code': code} if code else {})})
     command = [sys.executable, '-W', 'ignore', ROOT / 'tests/launch.py', json.dumps(jobs)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    launcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        statuses, _ = launcher.communicate(timeout=240)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)  # processes that wait for each other would do so for ever
     outputs = [[(Path(job['cwd']) / stream).read_text() for job in jobs] for stream in ('out.txt', 'err.txt')]
-    return Ended(json.loads(done.stdout), *outputs)
+    return Ended(json.loads(statuses), *outputs)
 
 
 def loaded(lab: Lab, name: str, rank: int = 0) -> dict:
@@ -179,6 +185,20 @@ def test_a_run_is_that_of_one_process_and_has_one_writer(lab):
         assert f'epoch {epoch}/{epoch}: {losses[epoch - 1]}' in (log / 'log.txt').read_text()
 
 
+@pytest.mark.slow
+def test_second_stage_needs_its_start_in_the_first_process_alone(lab):
+    """The kernels that RIM freezes reach the others too: they are buffers, which no gradient would put right."""
+    assert lab.train('first', epoch_max=1, **SGD).status == 0
+    start = torch.load(lab.save('first', 'epoch-last.pth'), weights_only=True)
+    (lab.folder / 'rank0').mkdir()
+    torch.save(start, lab.folder / 'rank0/start.pth')
+    rim = {**SGD, 'model': {'name': 'msit', 'args': {**lab.config['model']['args'], 'reparam': 'rim'}}, 'epoch_max': 1}
+    assert lab.train('second', '-pretrain', 'rank0/start.pth', **rim).status == 0
+    done = launch(lab, '-name', 'second', '-pretrain', 'start.pth')
+    assert done.statuses == [0, 0] and 'pretrained from start.pth' in done.out[0]
+    assert distance(lab.loaded('second'), loaded(lab, 'second')) < 1e-5
+
+
 def test_validation_is_shared(lab):
     """Each process upscales its own pictures, and both end with all rows in order."""
     config = lab.config['val_dataset']
@@ -228,9 +248,10 @@ run(train.main)
 
 @pytest.mark.slow
 def test_a_signal_to_one_stops_all_after_the_same_step(lab):
+    """A second one, with which torchrun passes on what the terminal may have sent already, changes nothing."""
     lab.write_config()
     for rank, number, step, position in ((0, 'SIGINT', 2, (0, 2)), (1, 'SIGTERM', 3, (1, 2))):
-        stop = act(rank, step, f'os.kill(os.getpid(), signal.{number})')
+        stop = act(rank, step, f'[os.kill(os.getpid(), signal.{number}) for _ in range(2)]')
         stopped = launch(lab, '-name', 'run', '-resume', 'auto', code=stop)
         assert stopped.statuses == [130, 130]
         assert one_line(stopped, 'interrupted: saved save/run/epoch-last.pth', '-resume auto')
