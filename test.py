@@ -6,7 +6,7 @@ import datasets
 import models
 from engine.cli import Parser, choose_device, run
 from engine.config import TEST_KEYS, load_config, named
-from engine.evaluate import evaluate, format_table, plain_numbers, save_image
+from engine.evaluate import evaluate, format_table, plain_numbers, save_image, to_image
 from utils import count_parameters, write_text
 
 
@@ -33,8 +33,8 @@ def main() -> None:
 
     rows = []
     for dataset in sets:
-        def save(image, scale, file, folder=folder / dataset.name):
-            save_image(image, folder / f'X{scale:g}' / f'{Path(file).stem}.png')
+        def save(pair, scale, prediction, folder=folder / dataset.name):
+            save_image(to_image(prediction), folder / f'X{scale:g}' / f'{Path(pair.name).stem}.png')
         rows += evaluate(model, dataset, device, name, save if options.save_images else None,
                          options.memory)
     results = {'model': name, 'params': count_parameters(model), 'device': str(device), 'rows': rows}

@@ -1,14 +1,25 @@
-"""Trains a model from a YAML config: python train.py -config configs/train/train_edsr_baseline_MsIT.yaml -name EDSR_MSIT"""
+"""Trains a model from a YAML config: python train.py -config configs/train/train_edsr_baseline_MsIT.yaml -name EDSR_MSIT
+
+On several GPUs: torchrun --nproc-per-node N train.py …, with the same options.
+"""
 import logging
+import threading
 from pathlib import Path
 
 from engine.cli import Parser, choose_device, run
 from engine.config import TRAIN_KEYS, load_config, named
+from engine.distributed import World, join
 from engine.trainer import Trainer
 from utils import UserError
 
 
 def main() -> None:
+    with join() as world:
+        train(world)
+
+
+def train(world: World) -> None:
+    """Reads the options and trains, together with the other processes of `world`."""
     parser = Parser(description='Trains a model; writes save/NAME/.')
     parser.option('config', required=True, metavar='FILE', help='configs/train/….yaml')
     parser.option('name', metavar='NAME', help="of the run's folder save/NAME; default: the config's name")
@@ -20,11 +31,12 @@ def main() -> None:
 
     config = load_config(options.config, TRAIN_KEYS)
     folder = Path('save') / (options.name or Path(options.config).stem)
-    device = choose_device(options)
-    resume = choose_resume(folder, options.resume)
+    device = choose_device(options, world.local_rank, config.get('tf32', False))
+    world.connect(device)
+    resume = world.broadcast(choose_resume(folder, options.resume) if world.main else None)
     pretrain = Path(options.pretrain) if options.pretrain else None
     with named(options.config):
-        trainer = Trainer(config, folder, Path(options.data), device, resume, pretrain)
+        trainer = Trainer(config, folder, Path(options.data), device, resume, pretrain, world)
     trainer.train()
 
 
@@ -42,4 +54,5 @@ def choose_resume(folder: Path, resume: str | None) -> Path | None:
 
 if __name__ == '__main__':
     logging.getLogger('tensorboard').setLevel(logging.ERROR)
+    threading.excepthook = lambda failure: None  # TensorBoard's thread; what it fails at is raised again where it is used
     run(main)

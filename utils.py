@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+PARTIAL = '.partial-'  # files begin so until they are complete
+
 
 class UserError(ValueError):
     """The user's input is wrong. The message is one line that names the thing, what was expected and what to do.
@@ -46,12 +48,18 @@ def atomic_path(path: str | Path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays: writers such as Pillow choose the format by it
-    temporary = path.with_name(f'.{path.stem}-{secrets.token_hex(8)}{path.suffix}')
+    temporary = path.with_name(f'{PARTIAL}{path.stem}-{secrets.token_hex(8)}{path.suffix}')
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Removes what `atomic_path` leaves in a folder when its process is killed amid writing."""
+    for file in folder.glob(f'{PARTIAL}*'):
+        file.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

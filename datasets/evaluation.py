@@ -83,10 +83,11 @@ class Evaluation:
             return PIL_LR
         raise UserError(f"{folder}: no such folder of LR pictures; set 'lr: pil' to make them by Pillow's bicubic")
 
-    def pairs(self, scale: float) -> Iterator[Pair]:
-        """All pictures at one scale, read as they are asked for."""
+    def pairs(self, scale: float, which: slice = slice(None)) -> Iterator[Pair]:
+        """The pictures at one scale, or `which` of them, read as they are asked for."""
         source = self.source(scale)
-        for index, file in enumerate(self.dataset.files):
+        for index in range(len(self))[which]:
+            file = self.dataset.files[index]
             hr = self.dataset[index]
             if self.crop is not None:
                 top, left = (max(0, (extent - self.crop) // 2) for extent in hr.shape[:2])

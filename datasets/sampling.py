@@ -28,19 +28,23 @@ class Draw(NamedTuple):
 class DrawSampler(Sampler):
     """Batches of draws for a DataLoader's `batch_sampler`.
 
-    Pictures come in random permutations, one after the other, so that all are used equally often.
+    Pictures come in random permutations, one after the other, so that all are used equally often. Of several processes
+    each gets every ranks-th sample of the same batches; one that a small batch leaves without any gets the batch's first,
+    for the shapes alone (`share` tells).
 
     Args:
         dataset: a training wrapper: `len` and `draw_scales(indices, rng)`.
-        batch_size: samples in a batch.
+        batch_size: samples in a batch, of all processes together.
         epoch_batches: batches in an epoch; None for one pass over the data set (the last batch may be smaller).
         seed: of the run.
+        rank, ranks: which process this is, and of how many.
     """
 
-    def __init__(self, dataset, batch_size: int, epoch_batches: int | None, seed: int):
+    def __init__(self, dataset, batch_size: int, epoch_batches: int | None, seed: int, rank: int = 0, ranks: int = 1):
         if len(dataset) == 0:
             raise UserError('the training data set is empty')
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.rank, self.ranks = rank, ranks
         self.epoch_batches = epoch_batches or -(-len(dataset) // batch_size)
         self.total = len(dataset) if epoch_batches is None else epoch_batches * batch_size
         self.epoch, self.first_batch = 0, 0
@@ -48,6 +52,14 @@ class DrawSampler(Sampler):
     def set_position(self, epoch: int, batch: int = 0) -> None:
         """Lets the next iteration give epoch `epoch` (from 0) from batch `batch` on."""
         self.epoch, self.first_batch = epoch, batch
+
+    def batch_samples(self, batch: int) -> int:
+        """Samples in a batch of an epoch, of all processes together."""
+        return min(self.batch_size, self.total - batch * self.batch_size)
+
+    def share(self, batch: int) -> int:
+        """How many of a batch's samples are this process's own."""
+        return len(range(self.rank, self.batch_samples(batch), self.ranks))
 
     def __len__(self) -> int:
         return self.epoch_batches - self.first_batch
@@ -61,8 +73,9 @@ class DrawSampler(Sampler):
             picked = indices[batch * self.batch_size:(batch + 1) * self.batch_size].tolist()
             seed = (self.seed, self.epoch, batch + 1)
             scales = self.dataset.draw_scales(picked, np.random.default_rng(seed))
-            yield [Draw(index, scale, (*seed, place), lowered)
-                   for place, (index, (scale, lowered)) in enumerate(zip(picked, scales), 1)]
+            draws = [Draw(index, scale, (*seed, place), lowered)
+                     for place, (index, (scale, lowered)) in enumerate(zip(picked, scales), 1)]
+            yield draws[self.rank::self.ranks] or draws[:1]
 
 
 def random_dihedral(pictures: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:

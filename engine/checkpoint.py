@@ -1,12 +1,14 @@
-"""Writing a run's checkpoints, and the state that makes resuming exact."""
+"""A run's checkpoints, written and read, and the state that makes resuming exact."""
+import os
 import random
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from models.checkpoint import read_checkpoint
 from models.sr_model import SRModel
-from utils import RunError, atomic_path
+from utils import RunError, UserError, atomic_path
 
 
 def save_checkpoint(path: str | Path, model: SRModel, spec: dict, **run_state) -> None:
@@ -20,27 +22,40 @@ def save_checkpoint(path: str | Path, model: SRModel, spec: dict, **run_state) -
     with atomic_path(path) as temporary:
         try:
             torch.save(content, temporary)
-        except RuntimeError as error:  # torch's word for a disk that takes no more
+            with open(temporary, 'rb+') as file:
+                os.fsync(file.fileno())  # on the disk before it takes the place of the last one
+        except (RuntimeError, OSError) as error:  # the first is torch's word for a disk that takes no more
             raise RunError(f'{path}: could not be written, is the disk full? ({error}); the file that was there before is '
                            'intact') from error
 
 
-def random_state() -> dict:
-    """The state of every global random generator, as tensors and plain values."""
+def read_run(path: Path) -> dict:
+    """The checkpoint of a run of this trainer. Raises UserError when it is another, or has no optimiser state."""
+    checkpoint = read_checkpoint(path)
+    missing = {'optimizer', 'epoch', 'batch', 'global_batch', 'random_state', 'config'} - set(checkpoint)
+    missing |= {key for key in ('optimizer', 'config') if not isinstance(checkpoint.get(key), dict)}
+    if missing:
+        raise UserError(f"{path}: holds weights, but not the state of a run ({', '.join(sorted(missing))}), so it cannot be "
+                        'resumed; to start from it use -pretrain')
+    return checkpoint
+
+
+def random_state(device: torch.device) -> dict:
+    """The state of every global random generator, that of a GPU for the run's own, as tensors and plain values."""
     name, keys, *rest = np.random.get_state()
     return {
         'torch': torch.get_rng_state(),
-        'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        'cuda': [torch.cuda.get_rng_state(device)] if device.type == 'cuda' else [],
         'numpy': [name, keys.tolist(), *rest],
         'python': random.getstate(),
     }
 
 
-def restore_random_state(state: dict) -> None:
-    """Sets every generator as `random_state` found it; those of GPUs only where there are as many."""
+def restore_random_state(state: dict, device: torch.device) -> None:
+    """Sets every generator as `random_state` found it; a GPU's only where the run was on a GPU too."""
     torch.set_rng_state(state['torch'])
-    if state['cuda'] and len(state['cuda']) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state['cuda'])
+    if state['cuda'] and device.type == 'cuda':
+        torch.cuda.set_rng_state(state['cuda'][0], device)
     name, keys, *rest = state['numpy']
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     random.setstate(state['python'])

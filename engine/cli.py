@@ -39,12 +39,21 @@ def parse_memory(text: str) -> int:
     return size
 
 
-def choose_device(options: argparse.Namespace) -> torch.device:
+def choose_device(options: argparse.Namespace, local_rank: int | None = None, tf32: bool = False) -> torch.device:
     """The device of -device or -gpu; without either the first GPU, or the CPU on a machine that has none.
 
-    Turns TF32 convolutions off, which torch has on: a GPU's results are then the CPU's to rounding.
+    Args:
+        local_rank: number of this process on its machine, which is then the number of its GPU; None for a single process.
+        tf32: let GPUs round the factors of products to TF32. torch's own default is to do so in convolutions: off, a GPU's
+            results are the CPU's to rounding.
     """
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    if local_rank is not None and options.device != 'cpu':
+        if options.gpu is not None or options.device not in (None, 'cuda'):
+            raise UserError('each of several processes takes the GPU of its own number: leave -gpu out, and give -device no '
+                            "number ('cpu' or 'cuda')")
+        if options.device or torch.cuda.device_count():
+            options.device = f'cuda:{local_rank}'
     if options.device is not None:
         if not re.fullmatch(r'cpu|cuda(:\d+)?', options.device):
             raise UserError(f"-device {options.device}: no such device, expected 'cpu', 'cuda' or 'cuda:N'")
@@ -64,19 +73,28 @@ def run(main: Callable[[], None]) -> None:
     """Runs a command: exit status 0 done, 2 wrong input, 130 interrupted, 1 anything else, told in one line on stderr."""
     try:
         main()
-    except UserError as error:
-        leave(2, f'error: {told_by(error)}')
-    except KeyboardInterrupt as interrupt:
-        leave(130, f'interrupted{": " if interrupt.args else ""}{" ".join(map(str, interrupt.args))}')
-    except (RunError, MemoryError, torch.OutOfMemoryError) as error:
-        leave(1, f'error: {told_by(error) or "out of memory"}')
-    except OSError as error:
-        advice = '; free some space and run it again' if error.errno == errno.ENOSPC else ''
-        leave(1, f'error: {told_by(error)}{advice}')
-    except RuntimeError as error:
-        if not str(error).startswith('DataLoader worker (pid'):
+    except (Exception, KeyboardInterrupt) as error:
+        status, message = verdict(error)
+        if message is None:
             raise
-        leave(1, f'error: {error}; it may have run out of memory or of shared memory: a lower num_workers needs less')
+        print(' '.join(message.split()), file=sys.stderr)
+        sys.exit(status)
+
+
+def verdict(error: BaseException) -> tuple[int, str | None]:
+    """The exit status of an error, and its line on stderr; no line for one that is nobody's input but a bug."""
+    if isinstance(error, UserError):
+        return 2, f'error: {told_by(error)}'
+    if isinstance(error, KeyboardInterrupt):
+        return 130, f'interrupted{": " if error.args else ""}{" ".join(map(str, error.args))}'
+    if isinstance(error, (RunError, MemoryError, torch.OutOfMemoryError)):
+        return 1, f'error: {told_by(error) or "out of memory"}'
+    if isinstance(error, OSError):
+        advice = '; free some space and run it again' if error.errno == errno.ENOSPC else ''
+        return 1, f'error: {told_by(error)}{advice}'
+    if isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker (pid'):
+        return 1, f'error: {error}; it may have run out of memory or of shared memory: a lower num_workers needs less'
+    return 1, None
 
 
 def told_by(error: Exception) -> str:
@@ -84,9 +102,3 @@ def told_by(error: Exception) -> str:
     if not str(error).startswith('Caught '):
         return str(error)
     return re.split(rf'^(?:\w+\.)*{type(error).__name__}(?:: |$)', str(error), flags=re.MULTILINE)[-1].strip()
-
-
-def leave(status: int, message: str) -> None:
-    """Prints one line on stderr and exits."""
-    print(' '.join(message.split()), file=sys.stderr)
-    sys.exit(status)

@@ -1,4 +1,5 @@
 """YAML configs: reading, inheritance (`base:`) and checking of every key before anything runs."""
+import math
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,12 @@ from utils import UserError, nearest_name
 class Key(NamedTuple):
     """What a config key holds: a type or tuple of types, a Registry for a spec, or a dict of further keys.
 
-    `minimum` is the least number allowed.
+    `minimum` is the least number allowed, `choices` are the texts allowed.
     """
     kind: object
     required: bool = False
     minimum: int = 0
+    choices: tuple[str, ...] = ()
 
 
 NUMBER = (int, float)
@@ -35,10 +37,15 @@ TRAIN_KEYS = {
     'optimizer': Key(OPTIMIZERS, True),
     'lr_schedule': Key(SCHEDULES),
     'clip_grad': Key(NUMBER),
+    'accumulate': Key(int, minimum=1),
+    'precision': Key(str, choices=('float32', 'bfloat16', 'float16')),
+    'tf32': Key(bool),
     'channels_last': Key(bool),
+    'compile': Key(bool),
     'epoch_max': Key(int, True, 1),
     'epoch_val': Key(int, minimum=1),
     'epoch_save': Key(int, minimum=1),
+    'save_every': Key(int, minimum=1),
     'seed': Key(int),
 }
 TEST_KEYS = {'test_dataset': Key(SOURCE, True)}
@@ -137,6 +144,23 @@ def check_value(value: object, key: Key, path: str) -> None:
         raise UserError(f"{path}: expected {' or '.join(k.__name__ for k in kinds)}, got {value!r}")
     elif isinstance(value, NUMBER) and not key.minimum <= value < 2 ** 63:
         raise UserError(f'{path}: expected a number from {key.minimum} to 2^63, got {value!r}')
+    elif key.choices and value not in key.choices:
+        raise UserError(f'{path}: got {value!r}; {nearest_name(value, key.choices)}')
+
+
+def changes(before: object, after: object, path: str = '') -> list[str]:
+    """'path old → new' for every value that differs between two configs; 'none' stands for a key that is not there."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [line for key in sorted({*before, *after}) for line in
+                changes(before.get(key), after.get(key), f'{path}.{key}' if path else key)]
+    return [] if before == after else [f'{path} {plain(before)} → {plain(after)}']
+
+
+def plain(value: object) -> str:
+    """A config's value on one line of YAML."""
+    if value is None:
+        return 'none'
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf).removesuffix('...\n').strip()
 
 
 @contextmanager

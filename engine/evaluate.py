@@ -9,41 +9,47 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.evaluation import Evaluation
+from datasets.evaluation import Evaluation, Pair
 from datasets.sampling import to_tensor
+from engine.distributed import ALONE, World
 from engine.metrics import evaluated_region, psnr, ssim
 from models.sr_model import SRModel
 from utils import atomic_path
 
 
 def evaluate(model: SRModel, dataset: Evaluation, device: torch.device, label: str = '',
-             save: Callable[[Image.Image, float, str], None] | None = None, memory: int | None = None) -> list[dict]:
+             show: Callable[[Pair, float, torch.Tensor], None] | None = None, memory: int | None = None,
+             world: World = ALONE) -> list[dict]:
     """PSNR and SSIM of `model` at every scale of `dataset`.
 
     Args:
         label: the model's name in the rows and on the progress bar.
-        save: called with every upscaled picture, its scale and its file name.
+        show: called with every pair, its scale and the prediction, (3, H, W) in [0, 1].
         memory: see `SRModel.upscale`.
+        world: processes that share the pictures, and end with the same rows; `show` sees those of its own process.
     Returns: rows as results.json holds them, one for each scale: model, dataset, scale, protocol, lr, images, psnr, ssim,
         seconds_per_image, per_image.
     """
     rows = []
-    with tqdm(total=len(dataset) * len(dataset.scales), desc=f'{label} {dataset.name}', disable=None, leave=False) as bar:
+    own = slice(world.rank, None, world.size)
+    count = len(range(len(dataset))[own]) * len(dataset.scales)
+    with tqdm(total=count, desc=f'{label} {dataset.name}', disable=None if world.main else True, leave=False) as bar:
         for scale in dataset.scales:
             per_image, seconds = [], []
-            for name, lr, hr in dataset.pairs(scale):
-                target = to_tensor(hr).to(device)                                    # (3, H, W)
+            for pair in dataset.pairs(scale, own):
+                target = to_tensor(pair.hr).to(device)                               # (3, H, W)
                 start = time.perf_counter()
-                prediction = model.upscale(to_tensor(lr).unsqueeze(0).to(device), target.shape[1:], memory)[0]
+                prediction = model.upscale(to_tensor(pair.lr).unsqueeze(0).to(device), target.shape[1:], memory)[0]
                 if device.type == 'cuda':
                     torch.cuda.synchronize(device)
                 seconds.append(time.perf_counter() - start)
                 compared = [evaluated_region(image, dataset.protocol, scale) for image in (prediction, target)]
-                per_image.append({'name': name, 'psnr': psnr(*compared), 'ssim': ssim(*compared)})
-                if save:
-                    save(to_image(prediction), scale, name)
+                per_image.append({'name': pair.name, 'psnr': psnr(*compared), 'ssim': ssim(*compared)})
+                if show:
+                    show(pair, scale, prediction)
                 bar.set_postfix_str(f'×{scale:g}')
                 bar.update()
+            per_image, seconds = world.interleave(per_image), world.interleave(seconds)
             rows.append({
                 'model': label, 'dataset': dataset.name, 'scale': scale, 'protocol': dataset.protocol,
                 'lr': dataset.source(scale), 'images': len(per_image),

@@ -62,8 +62,9 @@ def sample_bilinear(image: Tensor, coord: Tensor, padding: str) -> Tensor:
         padding: 'zeros' or 'border', what lies beyond the edge pixels' centres.
     Returns: (B, Q, C).
     """
-    xy = coord.flip(-1).to(image.dtype).unsqueeze(1)                                 # (B, 1, Q, 2)
-    samples = F.grid_sample(image, xy, mode='bilinear', padding_mode=padding, align_corners=False)
+    dtype = torch.promote_types(image.dtype, torch.float32)  # half precision would move a query by a tenth of a pixel
+    xy = coord.flip(-1).to(dtype).unsqueeze(1)                                       # (B, 1, Q, 2)
+    samples = F.grid_sample(image.to(dtype), xy, mode='bilinear', padding_mode=padding, align_corners=False)
     return samples[:, :, 0].transpose(1, 2)                                          # (B, C, 1, Q) → (B, Q, C)
 
 

@@ -1,8 +1,13 @@
-"""Shared by all tests: where the reference data lies, and small specs."""
+"""Shared by all tests: where the reference data lies, small specs, and a folder to train in."""
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from lab import BATCHES, Lab
+from PIL import Image
+
+import engine.trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get('MSIT_SHARED', ROOT.parent / 'shared')).resolve()
@@ -25,3 +30,32 @@ def tiny_msit() -> dict:
         'pb_spec': {'name': 'posenc', 'args': {'enc_dims': 8}},
         'imnet_spec': {'name': 'mlp', 'args': {'hidden_list': [16], 'act': 'gelu'}},
     }}
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch, capsys, tiny_msit) -> Lab:
+    """Four pictures of noise, and a config that is trained on them within seconds."""
+    pictures = tmp_path / 'data/pictures'
+    pictures.mkdir(parents=True)
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 44, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(pictures / f'{number}.png')
+    folder = {'name': 'image-folder', 'args': {'root_path': 'pictures'}}
+    config = {
+        'train_dataset': {
+            'dataset': folder,
+            'wrapper': {'name': 'sr-implicit-downsampled', 'args': {'inp_size': 8, 'sample_q': 16}},
+            'batch_size': 2, 'epoch_batches': BATCHES, 'num_workers': 0,
+        },
+        'val_dataset': {
+            'dataset': {'name': 'image-folder', 'args': {'root_path': 'pictures', 'first_k': 1}},
+            'wrapper': {'name': 'sr-evaluation', 'args': {'name': 'V', 'protocol': 'div2k', 'scales': [2, 3], 'crop': 24}},
+        },
+        'model': tiny_msit,
+        'optimizer': {'name': 'adam', 'args': {'lr': 1e-3}},
+        'lr_schedule': {'name': 'warmup-cosine', 'args': {'start_lr': 2e-4, 'warmup': 2, 'cosine': 4, 'unit': 'batch'}},
+        'epoch_max': 2, 'epoch_save': 1,
+    }
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine.trainer, 'SCALAR_EVERY', 1)
+    return Lab(tmp_path, config, capsys, monkeypatch)

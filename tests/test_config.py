@@ -8,7 +8,7 @@ import yaml
 
 import datasets
 import models
-from engine.config import TEST_KEYS, TRAIN_KEYS, load_config
+from engine.config import TEST_KEYS, TRAIN_KEYS, changes, load_config
 from engine.schedule import OPTIMIZERS, SCHEDULES
 from utils import UserError
 
@@ -35,7 +35,8 @@ def train_config(tiny_msit) -> dict:
         'model': tiny_msit,
         'optimizer': {'name': 'adam', 'args': {'lr': 0.001}},
         'lr_schedule': {'name': 'warmup-cosine', 'args': {'warmup': 1, 'cosine': 2}},
-        'clip_grad': 1, 'channels_last': False, 'epoch_max': 2, 'epoch_val': 1, 'epoch_save': 1, 'seed': 0,
+        'clip_grad': 1, 'accumulate': 1, 'precision': 'float32', 'tf32': False, 'channels_last': False, 'compile': False,
+        'epoch_max': 2, 'epoch_val': 1, 'epoch_save': 1, 'save_every': 1, 'seed': 0,
     }
 
 
@@ -237,8 +238,9 @@ def test_missing_keys(tmp_path, train_config, path, needs):
 
 
 @pytest.mark.parametrize('path', [
-    'val_dataset', 'data_norm', 'optimizer.args', 'lr_schedule', 'clip_grad', 'channels_last', 'epoch_val', 'epoch_save',
-    'seed', 'train_dataset.epoch_batches', 'train_dataset.num_workers', 'model.args.pb_spec'])
+    'val_dataset', 'data_norm', 'optimizer.args', 'lr_schedule', 'clip_grad', 'accumulate', 'precision', 'tf32',
+    'channels_last', 'compile', 'epoch_val', 'epoch_save', 'save_every', 'seed', 'train_dataset.epoch_batches',
+    'train_dataset.num_workers', 'model.args.pb_spec'])
 def test_keys_that_may_be_left_out(tmp_path, train_config, path):
     config = change(train_config, path, REMOVED)
     assert load_config(write(tmp_path, config), TRAIN_KEYS) == config
@@ -250,6 +252,10 @@ def test_keys_that_may_be_left_out(tmp_path, train_config, path):
     ('train_dataset.batch_size', [2], 'expected int, got [2]'), ('train_dataset.batch_size', 0, 'got 0'),
     ('train_dataset.epoch_batches', 0, 'got 0'), ('epoch_val', 0, 'got 0'), ('train_dataset.num_workers', -1, 'got -1'),
     ('channels_last', 1, 'expected bool, got 1'), ('channels_last', 'yes', "expected bool, got 'yes'"),
+    ('accumulate', 0, 'got 0'), ('accumulate', 1.5, 'expected int, got 1.5'), ('save_every', 0, 'got 0'),
+    ('tf32', 'on', "expected bool, got 'on'"), ('compile', 1, 'expected bool, got 1'),
+    ('precision', 16, 'expected str, got 16'), ('precision', 'bfloat', "got 'bfloat'; did you mean 'bfloat16'? (choices: "),
+    ('precision', 'fp64', '(choices: bfloat16, float16, float32)'),
     ('clip_grad', True, 'expected int or float, got True'), ('clip_grad', -0.5, 'got -0.5'),
     ('clip_grad', float('inf'), 'got inf'), ('clip_grad', float('nan'), 'got nan'), ('clip_grad', '1', "got '1'"),
     ('data_norm', 0.5, 'expected a block with inp, gt, got 0.5'), ('data_norm.inp.sub', 0.5, 'expected list, got 0.5'),
@@ -376,6 +382,21 @@ def test_faithful_configs_follow_the_recipe(encoder, name):
     expected = change(expected, 'train_dataset.wrapper.args.scale_max', 8)
     expected = change(expected, 'model.args.reparam', 'rim')
     assert load_config(CONFIGS / 'train' / f'train_{encoder}_baseline_MsIT_rim.yaml', TRAIN_KEYS) == expected
+
+
+@pytest.mark.parametrize('name', [
+    'edsr_baseline_MsIT', 'edsr_baseline_MsIT_rim', 'rdn_baseline_MsIT', 'rdn_baseline_MsIT_rim'])
+def test_fast_configs_differ_in_switches_alone(name):
+    faithful, fast = (load_config(CONFIGS / 'train' / f'train_{name}{suffix}.yaml', TRAIN_KEYS) for suffix in ('', '_fast'))
+    switches = {'precision': 'bfloat16', 'channels_last': True}
+    assert not switches.keys() & faithful.keys() and fast == {**faithful, **switches}
+
+
+def test_changes_between_configs():
+    before = {'a': 1, 'b': {'c': 'x', 'd': [1, 2]}, 'e': None, 'g': {'name': 'n', 'args': {}}, 'same': {'k': 1.5}}
+    after = {'a': 1.0, 'b': {'c': 'y', 'd': [1]}, 'f': True, 'g': {'name': 'n', 'args': {'new': 1e-4}}, 'same': {'k': 1.5}}
+    assert changes(before, after) == ['b.c x → y', 'b.d [1, 2] → [1]', 'f none → true', 'g.args.new none → 0.0001']
+    assert changes({'g': {'name': 'n'}}, {}) == ['g {name: n} → none'] and changes(after, after) == []
 
 
 def test_defaults_that_the_recipe_relies_on(tmp_path):

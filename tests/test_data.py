@@ -561,6 +561,22 @@ def test_set_position_continues_an_epoch(epoch_batches):
         assert len(resumed) == len(full) - done and list(resumed) == full[done:]
 
 
+@pytest.mark.parametrize('ranks', [2, 3, 5])
+def test_processes_share_the_same_batches(ranks):
+    """Dealt one by one; who gets none of a small batch gets its first sample to look at, and is told so."""
+    whole = list(sampler(count=11, batch_size=4))                                    # batches of 4, 4 and 3
+    shares = []
+    for rank in range(ranks):
+        wrapper = sampler(count=11, batch_size=4).dataset
+        own = DrawSampler(wrapper, 4, None, 0, rank, ranks)
+        shares.append((list(own), [own.share(batch) for batch in range(3)]))
+        assert [own.batch_samples(batch) for batch in range(3)] == [4, 4, 3] and len(own) == 3
+    for number, batch in enumerate(whole):
+        for rank, (batches, counts) in enumerate(shares):
+            expected = [draw for place, draw in enumerate(batch) if place % ranks == rank]
+            assert counts[number] == len(expected) and batches[number] == (expected or [batch[0]])
+
+
 def test_random_numbers_of_draws_and_scales_are_all_different():
     """No sample may repeat the numbers that its batch's scale came from: its crop would follow the scale."""
     s = sampler(epoch_batches=8)

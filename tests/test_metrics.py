@@ -194,13 +194,13 @@ def black_rows(tmp_path, **settings) -> tuple[list[dict], Black, list]:
         Image.fromarray(np.full((41, 36, 3), grey, np.uint8)).save(tmp_path / name)
     pictures = ImageFolder(data_root=tmp_path, root_path='.')
     dataset = Evaluation(dataset=pictures, data_root=tmp_path, name='Greys', **settings)
-    model, saved = Black(), []
-    rows = evaluate(model, dataset, torch.device('cpu'), 'black', lambda *picture: saved.append(picture))
-    return rows, model, saved
+    model, shown = Black(), []
+    rows = evaluate(model, dataset, torch.device('cpu'), 'black', lambda *picture: shown.append(picture))
+    return rows, model, shown
 
 
 def test_rows_average_the_pictures_scores(tmp_path):
-    rows, model, saved = black_rows(tmp_path, protocol='div2k', scales=[2, 2.5])
+    rows, model, shown = black_rows(tmp_path, protocol='div2k', scales=[2, 2.5])
     greys = (0.2, 0.4, 0.6)
     each = [-20 * math.log10(grey) for grey in greys]
     assert [row['scale'] for row in rows] == [2, 2.5]
@@ -215,8 +215,9 @@ def test_rows_average_the_pictures_scores(tmp_path):
         assert row['ssim'] == pytest.approx(sum(expected) / 3, rel=1e-5)
     # 41 × 36 at ×2: 20 × 18 → 40 × 36; at ×2.5: 16 × 14 → 40 × 35
     assert model.asked == 3 * [((1, 3, 20, 18), (40, 36))] + 3 * [((1, 3, 16, 14), (40, 35))]
-    assert [(image.size, scale, name) for image, scale, name in saved] == [
-        (size, scale, name) for size, scale in (((36, 40), 2), ((35, 40), 2.5)) for name in ('a.png', 'b.png', 'c.png')]
+    assert [(prediction.shape, pair.hr.shape, scale, pair.name) for pair, scale, prediction in shown] == [
+        ((3, *size), (*size, 3), scale, name)
+        for size, scale in (((40, 36), 2), ((40, 35), 2.5)) for name in ('a.png', 'b.png', 'c.png')]
 
 
 def test_rows_by_luma(tmp_path):

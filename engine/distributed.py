@@ -1,0 +1,179 @@
+"""Training on several processes, as `torchrun` starts them: who this one is, and what they tell each other.
+
+Every process runs the whole program on its share of each batch. Gradients, losses and batch-norm sums travel between the
+devices (NCCL on GPUs, gloo on CPUs); flags and plain values between the hosts, over gloo, so that no GPU is waited for.
+"""
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from engine.cli import verdict
+from utils import RunError
+
+LAUNCHED = {'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'}  # what torchrun tells each process
+
+
+class World:
+    """The processes of a run, and this one's place among them. Alone it has nothing to tell, and every method is trivial.
+
+    Attributes:
+        rank, size: number of this process, from 0, and of all of them.
+        local_rank: its number on its machine; None when it is alone.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, local_rank: int | None = None, store: dist.Store | None = None):
+        self.rank, self.size, self.local_rank, self.store = rank, size, local_rank, store
+        self.device, self.hosts = torch.device('cpu'), None
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes and logs."""
+        return self.rank == 0
+
+    def connect(self, device: torch.device) -> None:
+        """Joins the others, who compute on devices of the same kind."""
+        self.device = device
+        if self.size > 1:
+            backend = 'nccl' if device.type == 'cuda' else 'gloo'
+            if device.type == 'cuda':
+                torch.cuda.set_device(device)
+            dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size)
+            self.hosts = dist.new_group(backend='gloo')
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """`model` as the training step calls it: its gradients become the mean over all processes.
+
+        Weights and buffers are those of the first process from now on; see `synchronise_batch_norm`, which comes before.
+        """
+        if self.size == 1:
+            return model
+        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == 'cuda' else None)
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over all processes, on the device."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.size == 1:
+            return flag
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.hosts)
+        return bool(flags)
+
+    def wait(self) -> None:
+        """Returns when all processes have come here."""
+        self.any(False)
+
+    def broadcast(self, value: Any) -> Any:
+        """The first process's value."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values, src=0, group=self.hosts)
+        return values[0]
+
+    def interleave(self, values: list) -> list:
+        """Lists that came of taking every size-th thing, one list a process → the whole list, in every process."""
+        if self.size == 1:
+            return values
+        shares = [None] * self.size
+        dist.all_gather_object(shares, values, group=self.hosts)
+        whole = [None] * sum(map(len, shares))
+        for rank, share in enumerate(shares):
+            whole[rank::self.size] = share
+        return whole
+
+
+ALONE = World()
+
+
+@contextlib.contextmanager
+def join() -> Iterator[World]:
+    """This process's `World`, not yet connected; `ALONE` unless torchrun started several.
+
+    An error in any process ends all: the first to fail tells its error, every other one leaves with the same exit status
+    and says nothing. Those that wait for it notice by the broken connection.
+    """
+    if not os.environ.keys() >= LAUNCHED or os.environ['WORLD_SIZE'] == '1':
+        yield ALONE
+        return
+    store, rank, size = next(dist.rendezvous('env://'))
+    try:
+        yield World(rank, size, int(os.environ['LOCAL_RANK']), store)
+    except (Exception, KeyboardInterrupt) as error:
+        lost = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in ('gloo', 'nccl'))
+        if lost:
+            error = RunError('another process of this run has ended; the last checkpoint is intact')
+        try:
+            first = store.add('failures', 1) == 1
+            if first:
+                store.set('status', str(verdict(error)[0]))
+            status = int(store.get('status'))
+        except RuntimeError:  # the store ends with the process that keeps it
+            first, status = not lost, 1
+        if not first:
+            raise SystemExit(status) from None
+        raise error
+    dist.destroy_process_group()
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; its gradient is summed likewise."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose statistics in training are those of all processes together, on any device; B may be 0 in some.
+
+    PyTorch's own nn.SyncBatchNorm, which is faster, knows GPUs only. Shapes: (B, C, H, W).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        wide = x.float()
+        count = wide.new_tensor([x.numel() // x.shape[1]])
+        total, count = SumOverProcesses.apply(torch.cat([wide.sum((0, 2, 3)), count])).split([x.shape[1], 1])
+        mean = total / count                                                         # (C,)
+        centred = wide - mean.view(-1, 1, 1)
+        variance = SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count   # (C,)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(x.dtype)
+
+
+def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` with the statistics of its batch norms taken over all processes; tensors and their names stay."""
+    if device.type == 'cuda':
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for name, child in model.named_children():
+        if type(child) is nn.BatchNorm2d:
+            twin = SyncBatchNorm2d(child.num_features, child.eps, child.momentum)
+            for tensor in ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked'):
+                setattr(twin, tensor, getattr(child, tensor))
+            setattr(model, name, twin)
+        else:
+            synchronise_batch_norm(child, device)
+    return model

@@ -1,0 +1,147 @@
+"""What a run tells about itself while it trains: log.txt and the screen, TensorBoard, and how fast it goes."""
+import contextlib
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from datasets.evaluation import Pair
+from datasets.images import resize_bicubic
+from engine.evaluate import to_image
+from models.msit.fem import FEM
+from utils import RunError, format_time
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURE_SIDE = 96  # of the crops that are shown, HR pixels
+
+
+class Record:
+    """The log and the curves of a run.
+
+    Args:
+        folder: of the run; must exist.
+        active: False makes every method do nothing: of several processes only one writes.
+        purge_step: curves that an earlier part of the run wrote from this step on are dropped; None keeps all.
+    """
+
+    def __init__(self, folder: Path, active: bool = True, purge_step: int | None = None):
+        self.folder = folder
+        self.writer = SummaryWriter(folder / 'tensorboard', purge_step=purge_step) if active else None
+
+    def log(self, line: str) -> None:
+        """One line to the screen and to log.txt."""
+        if self.writer:
+            tqdm.write(line)
+            with self.writing('log.txt'), open(self.folder / 'log.txt', 'a', encoding='utf-8') as file:
+                file.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} {line}\n')
+
+    def text(self, name: str, line: str) -> None:
+        """A line for the log and for TensorBoard's texts."""
+        self.log(f'{name}: {line}')
+        if self.writer:
+            with self.writing('tensorboard'):
+                self.writer.add_text(f'run/{name}', line)
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """A point of each curve."""
+        if self.writer:
+            with self.writing('tensorboard'):
+                for name, value in values.items():
+                    self.writer.add_scalar(name, value, step)
+
+    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
+        """(H, W, 3) uint8."""
+        if self.writer:
+            with self.writing('tensorboard'):
+                self.writer.add_image(name, pixels, step, dataformats='HWC')
+
+    def flush(self) -> None:
+        """What was told so far is in its files when this returns."""
+        if self.writer:
+            with self.writing('tensorboard'):
+                self.writer.flush()
+
+    def close(self) -> None:
+        if self.writer:
+            with contextlib.suppress(OSError):  # what is not written by now was missed at the last flush already
+                self.writer.close()
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Names the file that a full disk, or one that went away, does not let grow."""
+        try:
+            yield
+        except OSError as error:
+            raise RunError(f'{self.folder / name}: could not be written, is the disk full? ({error.strerror or error}); the '
+                           'checkpoints are intact, continue with -resume auto') from error
+
+
+class Pace:
+    """How long batches take, and how much of it is waiting for their data."""
+
+    def __init__(self):
+        self.start = self.lap_start = time.monotonic()
+        self.batches = self.lap_batches = 0
+        self.waited = 0.0  # in this lap
+
+    def timed(self, batches: Iterable) -> Iterator:
+        """The same batches, one after the other."""
+        iterator = iter(batches)
+        while True:
+            asked = time.monotonic()
+            batch = next(iterator, None)
+            if batch is None:
+                return
+            self.waited += time.monotonic() - asked
+            self.batches += 1
+            self.lap_batches += 1
+            yield batch
+
+    def lap(self) -> dict[str, float]:
+        """Seconds per batch since the last call: of waiting for data, and in all."""
+        now = time.monotonic()
+        seconds = {'time/data': self.waited / self.lap_batches, 'time/step': (now - self.lap_start) / self.lap_batches}
+        self.lap_start, self.lap_batches, self.waited = now, 0, 0.0
+        return seconds
+
+    def time_left(self, batches: int) -> str:
+        """How long so many more batches take, at the mean pace so far."""
+        return format_time((time.monotonic() - self.start) / self.batches * batches)
+
+
+def triptych(pair: Pair, prediction: torch.Tensor, side: int = PICTURE_SIDE) -> np.ndarray:
+    """A picture's centre thrice, side by side: LR by bicubic, the prediction (3, H, W) in [0, 1], HR → (h, w, 3) uint8."""
+    height, width = pair.hr.shape[:2]
+    rows, columns = (slice(max(0, (extent - side) // 2), (extent + side) // 2) for extent in (height, width))
+    pictures = (resize_bicubic(pair.lr, height, width), np.asarray(to_image(prediction)), pair.hr)
+    return np.concatenate([picture[rows, columns] for picture in pictures], 1)
+
+
+def fem_strides(model: nn.Module) -> dict[str, float]:
+    """The stride that each FEM of a model has learnt, under its name."""
+    return {f'train/{name}.stride': module.effective_stride().item() for name, module in model.named_modules()
+            if isinstance(module, FEM)}
+
+
+def versions(device: torch.device) -> str:
+    """Of Python, torch, CUDA and the program itself, and the GPU's name, in one line."""
+    parts = [f'python {platform.python_version()}', f'torch {torch.__version__}']
+    if device.type == 'cuda':
+        parts += [f'CUDA {torch.version.cuda}', torch.cuda.get_device_name(device)]
+    return ', '.join([*parts, f'revision {git_revision()}'])
+
+
+def git_revision() -> str:
+    """The commit that the program runs from, with '-dirty' when files differ from it; 'unknown' outside a clone."""
+    command = ['git', '-C', ROOT, 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'

@@ -1,0 +1,181 @@
+"""A run that is killed at any moment, or whose disk is full: the last checkpoint survives, and nothing else is left."""
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import launch
+import pytest
+from lab import Lab, after_step, checkpoints_of, differences, hashes, one_error_line
+
+import engine.checkpoint
+from utils import RunError, atomic_path, remove_partial
+
+posix = pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are forked, file sizes limited')
+
+
+def start(lab: Lab, name: str, code: str = 'run(train.main)') -> int:
+    """Starts, or continues, a run of lab's last config in a process of its own; returns its id."""
+    return launch.start({'cwd': str(lab.folder), 'code': code, 'arguments': [
+        '-config', 'tiny.yaml', '-name', name, '-device', 'cpu', '-resume', 'auto']})
+
+
+# killed
+
+HALF = '''
+import os, signal, torch
+from engine.trainer import Trainer
+original, saved = torch.save, []
+
+def half(content, path):
+    saved.append(path)
+    original(content, path)
+    if len(saved) == 4:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = half
+run(train.main)
+'''
+
+
+@posix
+def test_kill_amid_writing_a_checkpoint(lab):
+    """The half-written file is neither taken for a checkpoint nor kept."""
+    lab.write_config(save_every=1, val_dataset=None, epoch_save=None)
+    assert launch.finish(start(lab, 'whole')) == 0
+    assert launch.finish(start(lab, 'run', HALF)) == -signal.SIGKILL
+    assert len(list(lab.save('run').glob('.partial-epoch-last-*.pth'))) == 1
+    assert (lab.loaded('run')['epoch'], lab.loaded('run')['batch']) == (1, 0)  # the fourth was to be (1, 1)
+    assert launch.finish(start(lab, 'run')) == 0
+    assert not list(lab.save('run').glob('.*'))
+    assert differences(lab.loaded('whole'), lab.loaded('run')) == []
+
+
+def wait_for_saves(file: Path, count: int) -> None:
+    """Returns when `file` has been replaced so many times."""
+    for _ in range(count):
+        before = file.stat().st_mtime_ns if file.exists() else None
+        while (file.stat().st_mtime_ns if file.exists() else None) == before:
+            time.sleep(0.0005)
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize('workers', [0, 2])
+def test_killed_at_twenty_random_moments(lab, workers):
+    """While it starts, trains, validates or writes: resumed each time, it ends with the weights of an undisturbed run."""
+    data = {**lab.with_workers(workers), 'epoch_batches': 10}
+    lab.write_config(train_dataset=data, epoch_max=1, save_every=1)
+    seconds = []
+    for _ in range(2):  # the second time there is nothing left to do but to start
+        started = time.monotonic()
+        assert launch.finish(start(lab, 'pace')) == 0
+        seconds.append(time.monotonic() - started)
+    starting, step = seconds[1], (seconds[0] - seconds[1]) / 10
+
+    lab.write_config(train_dataset=data, epoch_max=1000, save_every=1)
+    last, moments, positions = lab.save('run', 'epoch-last.pth'), random.Random(0), []
+    for _ in range(20):
+        process = start(lab, 'run')
+        saves = moments.choice([0, 0, 1, 1, 2])
+        wait_for_saves(last, saves)
+        time.sleep(moments.uniform(0, 2 * step if saves else starting))
+        os.kill(process, signal.SIGKILL)
+        assert launch.finish(process) == -signal.SIGKILL
+        assert len(list(lab.save('run').glob('.*'))) <= 1
+        if last.exists():
+            positions.append((lab.loaded('run')['epoch'], lab.loaded('run')['batch']))
+    assert positions == sorted(positions) and len(set(positions)) > 10
+
+    lab.write_config(train_dataset=data, epoch_max=positions[-1][0] + 1, save_every=1)
+    for name in ('run', 'whole'):
+        assert launch.finish(start(lab, name)) == 0
+        assert not list(lab.save(name).glob('.*'))
+    for file in ('epoch-last.pth', 'epoch-best.pth'):
+        run, whole = lab.loaded('run', file), lab.loaded('whole', file)
+        for content in (run, whole):
+            content.pop('config')  # the best was written when the run was to be longer
+        assert differences(run, whole) == []
+
+
+def test_save_every(lab):
+    """Within an epoch too, but not twice at its end; a checkpoint amid an epoch continues there."""
+    saved = []
+    original = engine.checkpoint.torch.save
+    lab.monkeypatch.setattr(engine.checkpoint.torch, 'save', lambda content, path: saved.append(
+        (content['epoch'], content['batch'])) or original(content, path))
+    assert lab.train('run', save_every=2, val_dataset=None, epoch_save=None).status == 0
+    assert saved == [(0, 2), (1, 0), (1, 2), (2, 0)]
+    saved.clear()
+    assert lab.train('ends', save_every=3, val_dataset=None, epoch_save=None).status == 0
+    assert saved == [(1, 0), (2, 0)]
+
+
+# a disk that takes no more
+
+@posix
+@pytest.mark.parametrize('size', [0, 50_000], ids=['no byte more', 'amid the file'])
+def test_full_disk(lab, size):
+    """A limit on the size of files stands for it: one line, status 1, the previous checkpoint untouched."""
+    import resource
+    assert lab.train('run', epoch_max=1).status == 0
+    before = hashes(lab.save('run'))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room = max(size, max(file.stat().st_size for file in lab.save('run').rglob('*') if file.suffix != '.pth') + 10_000)
+    assert room < lab.save('run', 'epoch-last.pth').stat().st_size
+
+    def fill(trainer):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with after_step(lab.monkeypatch, 3, fill):
+            done = lab.train('run', '-resume', 'auto')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done.status == 1 and one_error_line(done, 'error: save/run/epoch-last.pth: could not be written', 'disk full')
+    assert checkpoints_of(hashes(lab.save('run'))) == checkpoints_of(before)
+    assert not list(lab.save('run').glob('.*'))
+    assert lab.train('run', '-resume', 'auto').status == 0 and lab.train('whole').status == 0
+    assert differences(lab.loaded('whole'), lab.loaded('run')) == []
+
+
+@posix
+@pytest.mark.slow
+def test_full_disk_for_the_curves(lab):
+    """The command itself, since the curves are written by a thread, which has an error output of its own."""
+    import resource
+    lab.write_config(epoch_max=100)
+    command = [sys.executable, Path(launch.__file__).parent.parent / 'train.py', '-config', 'tiny.yaml', '-name', 'run']
+    done = subprocess.run([*command, '-device', 'cpu'], cwd=lab.folder, capture_output=True, text=True, timeout=240,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+    assert done.returncode == 1 and done.stderr.count('\n') == 1
+    assert done.stderr.startswith('error: save/run/tensorboard: could not be written, is the disk full?')
+
+
+def test_error_of_the_system_while_writing(lab):
+    """The operating system's own word for it, when it comes only as the file is brought to the disk."""
+    assert lab.train('run', epoch_max=1).status == 0
+    before = checkpoints_of(hashes(lab.save('run')))
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    lab.monkeypatch.setattr(engine.checkpoint.os, 'fsync', full)
+    done = lab.train('run', '-resume', 'auto')
+    assert done.status == 1 and one_error_line(done, 'save/run/epoch-last.pth', 'No space left on device', 'is intact')
+    assert checkpoints_of(hashes(lab.save('run'))) == before and not list(lab.save('run').glob('.*'))
+
+
+def test_partial_files_are_removed_and_no_others(tmp_path):
+    with pytest.raises(RunError), atomic_path(tmp_path / 'a.pth') as partial:
+        assert partial.parent == tmp_path and partial.suffix == '.pth'
+        twin = partial.with_name(partial.name.replace('a-', 'b-'))
+        twin.write_text('left by a killed process')
+        raise RunError('stopped')
+    for name in ('epoch-last.pth', '.hidden', 'partial-x.pth'):
+        (tmp_path / name).write_text('')
+    assert twin.exists() and not partial.exists()
+    remove_partial(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['.hidden', 'epoch-last.pth', 'partial-x.pth']

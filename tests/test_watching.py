@@ -1,0 +1,188 @@
+"""What a run tells while it trains: curves, pictures, versions, pace; and that telling costs no wait for a GPU."""
+import io
+import math
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lab import BATCHES, after_step, differences, events_of, one_error_line, scalars
+from PIL import Image
+
+import engine.record
+from datasets.evaluation import Pair
+from engine.record import Pace, Record, git_revision, triptych, versions
+from engine.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pictures(folder: Path) -> dict[str, list[tuple[int, np.ndarray]]]:
+    """(step, pixels) of the pictures that a run showed."""
+    events = events_of(folder)
+    def pixels(image) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
+    return {tag: [(image.step, pixels(image)) for image in events.Images(tag)] for tag in events.Tags()['images']}
+
+
+def test_curves_of_the_clock(lab):
+    assert lab.train('run').status == 0
+    events = events_of(lab.save('run'))
+    data, step = ([(event.step, event.value) for event in events.Scalars(f'time/{name}')] for name in ('data', 'step'))
+    assert [batch for batch, _ in data] == [batch for batch, _ in step] == list(range(1, 2 * BATCHES + 1))
+    assert all(0 <= waited <= whole for (_, waited), (_, whole) in zip(data, step))
+
+
+def test_pace(monkeypatch):
+    """Batches that are waited for 1, 2 and 4 s and worked on for 10 s each, on a clock of our own."""
+    now = [100.0]
+    monkeypatch.setattr(engine.record.time, 'monotonic', lambda: now[0])
+
+    def loader():
+        for seconds in (1, 2, 4):
+            now[0] += seconds
+            yield seconds
+    pace, laps = Pace(), []
+    for number in pace.timed(loader()):
+        now[0] += 10
+        if number != 1:
+            laps.append(pace.lap())
+    assert laps == [{'time/data': 1.5, 'time/step': 11.5}, {'time/data': 4.0, 'time/step': 14.0}]
+    assert pace.time_left(30) == '6m10s'                                             # 37 s for 3 batches: 370 s for 30
+
+
+def test_stride_of_the_fem(lab):
+    assert lab.train('run').status == 0
+    curve = scalars(lab.save('run'))['train/msno.fem.stride']
+    assert len(curve) == 2 * BATCHES and curve[0][1] != 1.0                          # it learns from the first step on
+    assert curve[-1][1] == lab.loaded('run')['model']['sd']['msno.fem.stride'].item()
+
+
+def test_network_without_a_fem(lab):
+    model = {'name': 'msit', 'args': {**lab.config['model']['args'], 'fem': 'none'}}
+    assert lab.train('run', model=model).status == 0
+    assert not any('stride' in name for name in scalars(lab.save('run')))
+
+
+def test_pictures_of_the_validation(lab):
+    """The first three at the largest scale, after 1, 2, 4, … validations and the last: LR | SR | HR, here of 24² pixels."""
+    lab.config['val_dataset']['dataset']['args']['first_k'] = 4
+    assert lab.train('run', epoch_max=6, epoch_save=None).status == 0
+    shown = pictures(lab.save('run'))
+    assert set(shown) == {f'val/{number}.png_x3' for number in range(3)}
+    for images in shown.values():
+        assert [step for step, _ in images] == [BATCHES * epoch for epoch in (1, 2, 4, 6)]
+        assert all(image.shape == (24, 72, 3) for _, image in images)
+        right = images[0][1][:, 48:]
+        assert all(np.array_equal(image[:, 48:], right) for _, image in images)
+        assert not np.array_equal(images[0][1][:, 24:48], images[-1][1][:, 24:48])
+    whole = np.asarray(Image.open(lab.folder / 'data/pictures/1.png'))                # 40 × 44, cropped to its centre
+    assert np.array_equal(shown['val/1.png_x3'][0][1][:, 48:], whole[8:32, 10:34])
+
+
+def test_triptych():
+    """The centres of grey LR, a prediction of 0.2, and HR whose pixels tell their place; less where there is less."""
+    rows, columns = np.mgrid[:10, :13]
+    hr = np.stack([rows, columns, rows * 0], -1).astype(np.uint8)
+    pair = Pair('a.png', np.full((5, 6, 3), 90, np.uint8), hr)
+    prediction = torch.full((3, 10, 13), 0.2)
+    image = triptych(pair, prediction, 4)
+    assert image.shape == (4, 12, 3) and image.dtype == np.uint8
+    assert (image[:, :4] == 90).all() and (image[:, 4:8] == 51).all()
+    assert np.array_equal(image[:, 8:], hr[3:7, 4:8])
+    assert triptych(pair, prediction, 96).shape == (10, 39, 3)
+
+
+def test_versions_and_config_are_told(lab):
+    assert lab.train('run', epoch_max=1).status == 0
+    log = [line[20:] for line in lab.save('run', 'log.txt').read_text().splitlines()]
+    assert log[0] == f'versions: python {platform.python_version()}, torch {torch.__version__}, revision {git_revision()}'
+    assert log[1].startswith('config: ')
+    assert yaml.safe_load(log[1].removeprefix('config: ')) == yaml.safe_load(lab.save('run', 'config.yaml').read_text())
+    texts = events_of(lab.save('run'))
+    for name, line in (('versions', log[0]), ('config', log[1])):
+        told = texts.Tensors(f'run/{name}/text_summary')[0].tensor_proto.string_val[0].decode()
+        assert f'{name}: {told}' == line
+
+
+def test_versions_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.version, 'cuda', '12.6')
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: f'GPU of {device}')
+    assert ', CUDA 12.6, GPU of cuda:1, revision ' in versions(torch.device('cuda:1'))
+
+
+def test_revision(monkeypatch, tmp_path):
+    """The commit, '-dirty' with uncommitted changes; without git, or outside a clone, the run goes on all the same."""
+    def git(*words):
+        return subprocess.run(['git', '-C', tmp_path, '-c', 'user.name=A', '-c', 'user.email=a@b', *words], check=True,
+                              capture_output=True, text=True).stdout.strip()
+    monkeypatch.setattr(engine.record, 'ROOT', tmp_path)
+    monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(tmp_path.parent))
+    assert git_revision() == 'unknown'
+    git('init')
+    (tmp_path / 'a').write_text('1')
+    git('add', 'a')
+    git('commit', '-m', 'first')
+    git('tag', 'v1')
+    commit = git('rev-parse', '--short=12', 'HEAD')
+    assert git_revision() == commit
+    (tmp_path / 'a').write_text('2')
+    assert git_revision() == f'{commit}-dirty'
+    monkeypatch.setenv('PATH', '')
+    assert git_revision() == 'unknown'
+
+
+def test_only_one_process_writes(tmp_path):
+    record = Record(tmp_path, active=False)
+    record.log('a')
+    record.text('b', 'c')
+    record.scalars({'d': 1.0}, 1)
+    record.picture('e', np.zeros((2, 2, 3), np.uint8), 1)
+    record.flush()
+    record.close()
+    assert not list(tmp_path.iterdir())
+
+
+# losses are looked at every few batches only, as on a GPU
+
+@pytest.fixture
+def seldom(lab):
+    """Losses are looked at after every third batch of an epoch; epochs have seven."""
+    lab.config['train_dataset']['epoch_batches'] = 7
+    lab.monkeypatch.setattr(Trainer, 'looked_at', lambda trainer, batch: batch % 3 == 0)
+    return lab
+
+
+def test_looking_seldom_changes_nothing(seldom):
+    seldom.train('seldom')
+    with after_step(seldom.monkeypatch, 9, lambda trainer: trainer.request_stop(0, None)):
+        assert seldom.train('parts').status == 130
+    assert seldom.train('parts', '-resume', 'auto').status == 0
+    seldom.monkeypatch.undo()
+    seldom.monkeypatch.chdir(seldom.folder)
+    assert seldom.train('always').status == 0
+    assert differences(seldom.loaded('always'), seldom.loaded('seldom')) == []
+    assert differences(seldom.loaded('always'), seldom.loaded('parts')) == []
+
+
+@pytest.mark.parametrize(('fem', 'ruined', 'told'), [
+    ('none', 1, 3), ('none', 3, 6), ('none', 6, 7), ('paper', 1, 2), ('paper', 3, 4), ('paper', 6, 7)])
+def test_loss_that_is_no_number_is_found_at_the_next_look(seldom, fem, ruined, told):
+    """Sooner where the network does not survive the weights that came of it; and before anything is saved."""
+    seldom.config['model']['args']['fem'] = fem
+    assert seldom.train('run', epoch_max=1).status == 0
+    before = seldom.loaded('run')
+    with after_step(seldom.monkeypatch, ruined, lambda trainer: trainer.model.widen.weight.data.fill_(math.nan)):
+        done = seldom.train('run', '-resume', 'auto')
+    assert done.status == 1 and one_error_line(done, f'the loss is nan at epoch 2, batch {told}:')
+    assert differences(seldom.loaded('run'), before) == []
+
+
+def test_devices_other_than_the_cpu_are_looked_at_every_ten_batches(lab):
+    trainer = lab.trainer()
+    assert [batch for batch in range(1, 31) if trainer.looked_at(batch)] == list(range(1, 31))
+    trainer.device = torch.device('cuda')
+    assert [batch for batch in range(1, 31) if trainer.looked_at(batch)] == [10, 20, 30]
