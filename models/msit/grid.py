@@ -13,7 +13,8 @@ Where an LR pixel has a single query, u would cost more than that query's own pr
 Shapes: B batch, C base_dim, r window radius, K = 2r + 1, h heads of d = C/h channels, M width of the first layer; in a block
 P = I·J LR pixels (I rows, J columns) with S = m·n queries each.
 """
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from models.coords import bilinear_taps, nearest_window, pixel_offsets
 from models.layers import MLP
 from models.msit.mssa import LocalAttention, Maps
 
-CPU_U, CPU_HIDDEN = 3 * 2 ** 18, 2 ** 20  # numbers of u of one head, and of a hidden layer, that a CPU's caches hold
+CPU_U, CPU_HIDDEN = 5 * 2 ** 18, 2 ** 20  # numbers of u of one head, and of a hidden layer: what a CPU's caches hold
 LONGEST = 64  # output lines of an LR line that are decoded together: bounds the queries of an LR pixel at any factor
 
 
@@ -59,18 +60,45 @@ def decode_grid(mssa: LocalAttention, imnet: MLP, maps: Maps, rows: Tensor, colu
     batch = len(maps.values) // ((maps.region.bottom - maps.region.top + 2 * mssa.padding)
                                  * (maps.region.right - maps.region.left + 2 * mssa.padding))
     out = rows.new_empty(batch, len(rows), len(columns), 3, dtype=torch.promote_types(maps.values.dtype, torch.float32))
+    blocks = []
     for ys in by_row:
         for xs in by_column:
             pixels = decoder.block_pixels(ys.out.shape[1] * xs.out.shape[1], memory)
             j = -(-len(xs.lr) // -(-len(xs.lr) // pixels))  # blocks of a row of LR pixels are equally long
             i = max(1, pixels // j)
-            for y in range(0, len(ys.lr), i):
-                for x in range(0, len(xs.lr), j):
-                    block_y, block_x = ys.part(y, y + i), xs.part(x, x + j)
-                    for picture in range(batch):
-                        rgb = decoder(picture, block_y, block_x)                     # (I·m, J·n, 3)
-                        out[picture, block_y.out.view(-1, 1), block_x.out.flatten()] = rgb.to(out)
+            blocks += [(picture, ys.part(y, y + i), xs.part(x, x + j)) for y in range(0, len(ys.lr), i)
+                       for x in range(0, len(xs.lr), j) for picture in range(batch)]
+
+    def decode(picture: int, ys: Lines, xs: Lines) -> None:
+        out[picture, ys.out.view(-1, 1), xs.out.flatten()] = decoder(picture, ys, xs).to(out)        # (I·m, J·n, 3)
+
+    for_each(decode, blocks, in_threads=decoder.on_cpu)
     return out
+
+
+def for_each(function: Callable[..., None], arguments: list[tuple], in_threads: bool) -> None:
+    """Calls the function for each tuple of arguments.
+
+    In threads each call computes on one core, which wastes less than dividing its small products among the cores. Recording
+    of gradients and autocast belong to a thread: with either on, the calls are made in turn.
+    """
+    threads = torch.get_num_threads()
+    if not in_threads or threads == 1 or torch.is_grad_enabled() or torch.is_autocast_enabled('cpu'):
+        for each in arguments:
+            function(*each)
+        return
+
+    def alone(each: tuple) -> None:
+        with torch.no_grad():
+            function(*each)
+
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(alone, arguments):
+                pass
+    finally:
+        torch.set_num_threads(threads)
 
 
 class GridDecoder:
