@@ -114,7 +114,8 @@ def upscale_file(model: SRModel, job: Job, scale: tuple[float, float], resolutio
     tqdm.write(f'{job.file} ({height}x{width}) -> {target} ({size[0]}x{size[1]}) in {seconds:.1f} s')
     if halo is not None:
         error = model.halo_error(lr, size, halo, memory)
-        tqdm.write(f'{job.file}: a halo of {halo} pixels changes the part in the middle by {255 * error:.3g} of 255 at most')
+        tqdm.write(f'{job.file}: what a halo of {halo} pixels changes is unknown: too little memory' if error is None else
+                   f'{job.file}: a halo of {halo} pixels changes the part in the middle by {255 * error:.3g} of 255 at most')
 
 
 def parse_scale(text: str) -> tuple[float, float]:

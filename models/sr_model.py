@@ -172,15 +172,19 @@ class SRModel(nn.Module):
         return out
 
     @torch.no_grad()
-    def halo_error(self, lr: Tensor, size: tuple[int, int], halo: int, memory: int | None = None) -> float:
+    def halo_error(self, lr: Tensor, size: tuple[int, int], halo: int, memory: int | None = None) -> float | None:
         """The largest difference, RGB in [0, 1], that `halo` makes in the region in the middle of a picture.
 
-        Args: those of `upscale`. Returns 0 where the picture is not processed in regions.
+        Args: those of `upscale`.
+        Returns: 0 where the picture is not processed in regions; None where not even one exact region fits into the memory.
         """
         self.check_request(lr, size, halo)
         memory = self.choose_memory(lr, halo) if memory is None else memory
         lr = self.normalise_lr(lr)
-        regions = self.plan_regions(lr.shape, memory, None)
+        try:
+            regions = self.plan_regions(lr.shape, memory, None)
+        except UserError:
+            return None
         if len(regions) == 1:
             return 0.0
         exact, quick = (self.upscale_region(lr, regions[len(regions) // 2], size, memory, each) for each in (None, halo))
@@ -221,7 +225,8 @@ class SRModel(nn.Module):
         """A modest share of the free memory, in bytes, or more where regions would be narrower than their margins."""
         memory, most = free_shares(lr.device)
         if self.reach is not None:
-            while 2 * memory <= most and self.region_side(lr.shape, memory, halo)[0] < self.margin(halo):
+            wide = min(self.margin(halo), max(lr.shape[2:]))
+            while 2 * memory <= most and self.region_side(lr.shape, memory, halo)[0] < wide:
                 memory *= 2
         return memory
 
@@ -245,14 +250,14 @@ class SRModel(nn.Module):
     def region_side(self, shape: torch.Size, memory: int, halo: int | None) -> tuple[int, int]:
         """The longest side of regions that fit, and how long a side of the picture may be to stay uncut."""
         batch, _, height, width = shape
-        numbers, stages = int(memory * ENCODING_SHARE) // (4 * batch), self.encode_stages(halo)
         longest, short = max(height, width), min(height, width)
-        if self.reach is None or height * width * max(floats for _, floats in stages) <= numbers:
+        if self.reach is None:
             return longest, longest
-        square = min(math.isqrt(numbers // floats) for _, floats in stages)
-        # regions from border to border need no margin along the short side
-        return min((numbers // floats // short if short <= square else math.isqrt(numbers // floats)) - 2 * margin
-                   for margin, floats in stages), square
+        numbers = int(memory * ENCODING_SHARE) // (4 * batch)
+        fitting = [(numbers // floats, margin) for margin, floats in self.encode_stages(halo)]       # LR pixels, margin
+        sides = [max(math.isqrt(pixels), pixels // short) - 2 * margin  # none needed beyond the borders of the short side
+                 for pixels, margin in fitting if pixels < height * width]
+        return min(sides, default=longest), min(math.isqrt(pixels) for pixels, _ in fitting)
 
 
 def lines_of(nearest: Tensor, start: int, stop: int) -> slice:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import models
-from models import coords, regions
+from models import coords, regions, sr_model
 from models.decoders.bicubic import Bicubic
 from models.encoders import rdn
 from models.layers import MLP, bilinear_grid
@@ -546,6 +546,36 @@ def test_halo_of_a_fixed_scale_network(monkeypatch):
     assert max(change[y, x].max() for y in (slice(0, 26), slice(34, 60)) for x in (slice(0, 28), slice(36, 64))) < 1e-13
 
 
+def test_halo_error_is_the_largest_change_in_the_middle(monkeypatch):
+    model, lr, size = msit(fem='none'), picture(57, 60), (114, 120)
+    assert model.halo_error(lr, size, 1) == 0  # the picture is not cut
+    exact = model.upscale(lr, size)
+    in_regions(model, monkeypatch, 19, 20)
+    change = (model.upscale(lr, size, halo=1) - exact).abs()[:, :, 38:76, 40:80]    # the fifth region of nine
+    assert model.halo_error(lr, size, 1) == pytest.approx(change.max().item(), rel=1e-6)
+    assert change.max() > 1e-4
+    assert model.halo_error(lr, size, 4) < 1e-12
+
+
+def test_halo_error_is_unknown_where_the_exact_result_does_not_fit():
+    model, lr, size = msit(), picture(80, 80), (80, 80)
+    memory = 400_000  # least_memory is 462,080; with a halo of 0 it is 360,534
+    with pytest.raises(UserError, match='or a halo smaller than 4 pixels'):
+        model.upscale(lr, size, memory=memory)
+    assert model.upscale(lr, size, memory=memory, halo=0).shape == (1, 3, 80, 80)
+    assert model.halo_error(lr, size, 0, memory) is None
+
+
+def test_progress_goes_from_nothing_to_all(monkeypatch):
+    model, shares = msit(n_resblocks=0), []
+    model.upscale(picture(30, 31), (60, 62), progress=shares.append)
+    assert shares == [1]
+    shares.clear()
+    in_regions(model, monkeypatch, 15, 31)
+    model.upscale(picture(30, 31), (60, 62), memory=50_000, progress=shares.append)  # in bands of one LR row
+    assert shares == pytest.approx([(i + 1) / 30 for i in range(30)])
+
+
 def test_a_negative_halo_is_refused():
     with pytest.raises(UserError, match='halo is -1, expected 0 or more'):
         msit().upscale(picture(5, 6), (10, 12), halo=-1)
@@ -559,12 +589,21 @@ class Stub(SRModel):
 
 
 def memory_for(model: SRModel, pixels: int, batch: int = 1) -> int:
-    """The smallest memory in which an encoding of so many pixels has its share."""
-    return math.ceil(pixels * 4 * batch * model.encode_floats / ENCODING_SHARE)
+    """The smallest memory in which every stage of an encoding of so many pixels has its share."""
+    return math.ceil(pixels * 4 * batch * max(floats for _, floats in model.encode_stages()) / ENCODING_SHARE)
 
 
-def plan(model: SRModel, height: int, width: int, memory: int, halo: int | None = None, batch: int = 1) -> list[Region]:
-    return model.plan_regions(torch.Size((batch, 3, height, width)), memory, halo)
+def least_memory(model: SRModel) -> int:
+    """The smallest memory in which a large picture can be processed: in regions of 16×16 and their margins."""
+    return math.ceil(max((16 + 2 * margin) ** 2 * floats for margin, floats in model.encode_stages()) * 4 / ENCODING_SHARE)
+
+
+class TwoStages(SRModel):
+    """Few numbers with a wide margin, then many with a narrow one; for plans."""
+    reach = 30
+
+    def encode_stages(self, halo: int | None = None) -> list[tuple[int, int]]:
+        return [(30, 100), (5, 400)]
 
 
 @pytest.mark.parametrize('height, width, pixels, parts', [
@@ -574,11 +613,11 @@ def plan(model: SRModel, height: int, width: int, memory: int, halo: int | None 
     (30, 1000, 901, (30, 26)), (31, 1000, 931, (16, 26)),         # as wide as the square, and one more
     (100, 100, 400, (15, 15))])                                   # the least: 16 = 20 − 2·2; 100 in 7 parts
 def test_plans_by_hand(height, width, pixels, parts):
-    regions = plan(Stub(), height, width, memory_for(Stub, pixels))
-    assert max(part.bottom - part.top for part in regions) == parts[0]
-    assert max(part.right - part.left for part in regions) == parts[1]
-    assert len(regions) == math.ceil(height / parts[0]) * math.ceil(width / parts[1])
-    assert (regions == [Region.whole(height, width)]) == (parts == (height, width))
+    plan = Stub().plan_regions((1, 3, height, width), memory_for(Stub(), pixels), None)
+    assert max(part.bottom - part.top for part in plan) == parts[0]
+    assert max(part.right - part.left for part in plan) == parts[1]
+    assert len(plan) == math.ceil(height / parts[0]) * math.ceil(width / parts[1])
+    assert (plan == [Region.whole(height, width)]) == (parts == (height, width))
 
 
 @pytest.mark.parametrize('batch', [1, 3])
@@ -586,26 +625,54 @@ def test_plans_by_hand(height, width, pixels, parts):
 def test_plans_cover_the_picture_once_and_fit(height, width, batch):
     for pixels in (400, 401, 525, 777, 1600, 5000, 8999):
         for halo in (None, 0, 1, 2, 9):
-            parts = plan(Stub(), height, width, memory_for(Stub, pixels, batch), halo, batch)
+            plan = Stub().plan_regions((batch, 3, height, width), memory_for(Stub(), pixels, batch), halo)
             covered = np.zeros((height, width), int)
-            for part in parts:
+            for part in plan:
                 covered[part.top:part.bottom, part.left:part.right] += 1
                 outer = part.grow(2 if halo is None else min(halo, 2))
                 assert (outer.bottom - outer.top) * (outer.right - outer.left) <= pixels
             assert (covered == 1).all()
-            assert (len(parts) == 1) == (height * width <= pixels)
+            assert (len(plan) == 1) == (height * width <= pixels)
+
+
+@pytest.mark.parametrize('height, width, numbers, parts', [
+    (300, 300, 400 * 100 ** 2, (75, 75)),     # side 200 − 2·30 = 140 by the first stage, 100 − 2·5 = 90 by the second
+    (300, 300, 100 * 90 ** 2, (30, 30)),      # side 90 − 2·30 by the first, 45 − 2·5 = 35 by the second
+    (90, 90, 100 * 90 ** 2, (30, 30)),        # the first stage takes the whole picture; 35 by the second
+    (90, 90, 400 * 90 ** 2, (90, 90)), (90, 90, 400 * 90 ** 2 - 1, (45, 45)),
+    (40, 1000, 400 * 40 * 40, (40, 30))])     # uncut: 400·40·40/400/40 − 2·5 by the second, 160 − 2·30 by the first
+def test_plans_of_two_stages_by_hand(height, width, numbers, parts):
+    plan = TwoStages().plan_regions((1, 3, height, width), math.ceil(numbers * 4 / ENCODING_SHARE), None)
+    assert max(part.bottom - part.top for part in plan) == parts[0]
+    assert max(part.right - part.left for part in plan) == parts[1]
+    for margin, floats in ((30, 100), (5, 400)):
+        outer = [part.grow(margin) for part in plan]
+        assert all((part.bottom - part.top) * (part.right - part.left) * floats <= numbers for part in outer)
+
+
+@pytest.mark.parametrize('height', [5, 17, 40, 76, 77, 130, 900])
+@pytest.mark.parametrize('width', [16, 60, 76, 150, 1000])
+def test_the_memory_that_an_error_names_is_enough_for_every_shape(height, width):
+    for factor in (1, 3, 300):
+        model = TwoStages()
+        model.encode_stages = lambda halo=None, factor=factor: [(30, 100 * factor), (5, 110 * factor), (0, 60 * factor)]
+        with pytest.raises(UserError, match='allow at least') as error:
+            model.plan_regions((1, 3, height, width), 1000, None)
+        enough = int(re.search(r'allow at least (\d+) MiB', str(error.value))[1]) * MIB
+        assert model.plan_regions((1, 3, height, width), enough, None)
+        assert enough <= MIB + height * width * 110 * factor * 4 / ENCODING_SHARE  # what the whole picture takes
 
 
 def test_the_margin_of_msit_shrinks_with_the_halo_by_the_encoders_part_only():
     model = msit()  # reach 4 + 2 + 2 + 3
     assert [model.margin(halo) for halo in (None, 100, 4, 3, 1, 0)] == [11, 11, 11, 10, 8, 7]
     assert [encoder('edsr-baseline', scale=2).margin(halo) for halo in (None, 100, 3, 0)] == [8, 8, 3, 0]  # 6, tail 2
-    memory = memory_for(model, 50 ** 2)
-    for encoder_floats, sides in ((model.encode_floats, (28, 34, 36)), (1, (40, 40, 40))):  # MSNO and MSSA see 5 pixels
-        model.encoder.encode_floats = encoder_floats
-        for halo, side in zip((None, 1, 0), sides):
-            parts = plan(model, side * 3, side * 3, memory, halo)
-            assert len(parts) == 9 and parts[0][:4] == (0, side, 0, side)
+    assert model.encode_stages() == [(11, 6 * 8), (5, 8 + 9 * 8)]  # of 8 features, and of 8 channels
+    assert model.encode_stages(1) == [(8, 48), (5, 80)]
+    memory = math.ceil(40 ** 2 * 48 * 4 / ENCODING_SHARE)  # the first stage fits with 40×40 pixels, the second with 30×30
+    for halo, side in ((None, 18), (3, 20), (2, 20), (0, 20)):
+        plan = model.plan_regions((1, 3, side * 3, side * 3), memory, halo)
+        assert len(plan) == 9 and plan[0][:4] == (0, side, 0, side)
 
 
 def test_a_picture_that_fits_is_never_cut(monkeypatch):
@@ -622,15 +689,15 @@ def test_a_picture_that_fits_is_never_cut(monkeypatch):
 def test_too_little_memory_names_an_amount_that_is_enough(height, width, batch):
     model = msit(base_dim=128, n_resblocks=0)
     with pytest.raises(UserError, match=r'\Aupscale: 1 MiB of memory are too few[^\n]*\Z') as error:
-        plan(model, height, width, MIB, None, batch)
+        model.plan_regions((batch, 3, height, width), MIB, None)
     enough = int(re.search(r'allow at least (\d+) MiB', str(error.value))[1]) * MIB
     assert enough > MIB
-    assert plan(model, height, width, enough, None, batch)
+    assert model.plan_regions((batch, 3, height, width), enough, None)
     with pytest.raises(UserError, match='MiB'):
-        plan(model, height, width, enough - MIB, None, batch)
+        model.plan_regions((batch, 3, height, width), enough - MIB, None)
     assert 'or a halo smaller than 2 pixels' in str(error.value)
     with pytest.raises(UserError) as error:
-        plan(model, height, width, MIB, 0, batch)
+        model.plan_regions((batch, 3, height, width), MIB, 0)
     assert 'halo' not in str(error.value)
 
 
@@ -645,9 +712,20 @@ def test_too_little_memory_reaches_the_caller():
 def test_default_memory_is_a_modest_share_of_what_is_free(monkeypatch):
     cpu = torch.device('cpu')
     assert 0 < regions.available_memory() < 2 ** 50
-    for available, expected in ((2 ** 30, 2 ** 28), (2 ** 40, 3 * 2 ** 29)):
+    for available, modest in ((2 ** 30, 2 ** 28), (2 ** 40, 3 * 2 ** 29)):
         monkeypatch.setattr(regions, 'available_memory', lambda available=available: available)
-        assert regions.free_shares(cpu) == (expected, available // 2)
+        assert regions.free_shares(cpu) == (modest, available // 2)
+
+
+def test_default_memory_grows_until_regions_are_as_wide_as_their_margins(monkeypatch):
+    """TwoStages takes 4·100·(30 + 2·30)²/0.6 = 5.4 MB for regions of 30 pixels."""
+    lr = torch.empty(1, 3, 1000, 1000)
+    for modest, most, chosen in ((2 ** 20, 2 ** 40, 8 * 2 ** 20), (6 * 2 ** 20, 2 ** 40, 6 * 2 ** 20),
+                                 (2 ** 20, 5 * 2 ** 20, 4 * 2 ** 20), (2 ** 20, 2 ** 20, 2 ** 20)):
+        monkeypatch.setattr(sr_model, 'free_shares', lambda device, shares=(modest, most): shares)
+        assert TwoStages().choose_memory(lr, None) == chosen
+        assert models.load('bicubic').choose_memory(lr, None) == modest
+        assert TwoStages().choose_memory(lr[:, :, :15, :25], None) == modest  # fits, though smaller than a margin
 
 
 # memory has no influence on results
@@ -658,10 +736,9 @@ def test_results_do_not_depend_on_the_memory(make, scale):
     model, lr, size = unclamped(make()), picture(60, 56), (round(60 * scale), round(56 * scale))
     whole = model.upscale(lr, size)
     numbers = set()
-    for pixels in ((2 * model.reach + 16) ** 2, 2000, 3359, 3360, 10 ** 6):
-        memory = memory_for(model, pixels)
+    for memory in (least_memory(model), *(memory_for(model, pixels) for pixels in (2000, 3359, 3360, 10 ** 6))):
         assert largest(model.upscale(lr, size, memory=memory), whole) < 1e-13
-        numbers.add(len(plan(model, 60, 56, memory)))
+        numbers.add(len(model.plan_regions(lr.shape, memory, None)))
     assert len(numbers) > 2 and 1 in numbers
 
 
@@ -690,18 +767,16 @@ def test_upscale_stays_within_its_memory(monkeypatch, args, scale):
     plan_blocks_by_memory_alone(monkeypatch)
     model, lr = msit(n_resblocks=0, base_dim=32, **args).float(), picture(48, 45).float()
     size, numbers = (round(48 * scale), round(45 * scale)), []
-    for pixels in ((2 * model.reach + 16) ** 2, 48 * 45):
-        memory = memory_for(model, pixels)
+    for memory in (least_memory(model), memory_for(model, 48 * 45)):
         assert peak_bytes(model.upscale, lr, size, memory=memory) < memory
-        numbers.append(len(plan(model, 48, 45, memory)))
+        numbers.append(len(model.plan_regions(lr.shape, memory, None)))
     assert numbers[0] > numbers[1] == 1
 
 
 @pytest.mark.parametrize('scale', [2, 3, 4])
 def test_fixed_scale_networks_stay_within_their_memory(scale):
     model, lr = encoder('edsr-baseline', scale=scale, n_feats=16).float(), picture(70, 75).float()
-    for pixels in ((2 * model.reach + 16) ** 2, 70 * 75):
-        memory = memory_for(model, pixels)
+    for memory in (least_memory(model), memory_for(model, 70 * 75)):
         assert peak_bytes(model.upscale, lr, (70 * scale, 75 * scale), memory=memory) < memory
 
 
