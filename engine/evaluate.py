@@ -30,28 +30,35 @@ def evaluate(model: SRModel, dataset: Evaluation, device: torch.device, label: s
     rows = []
     with tqdm(total=len(dataset) * len(dataset.scales), desc=f'{label} {dataset.name}', disable=None, leave=False) as bar:
         for scale in dataset.scales:
-            per_image, seconds = [], []
-            for name, lr, hr in dataset.pairs(scale):
-                target = to_tensor(hr).to(device)                                    # (3, H, W)
-                start = time.perf_counter()
-                prediction = model.upscale(to_tensor(lr).unsqueeze(0).to(device), target.shape[1:], memory)[0]
-                if device.type == 'cuda':
-                    torch.cuda.synchronize(device)
-                seconds.append(time.perf_counter() - start)
-                compared = [evaluated_region(image, dataset.protocol, scale) for image in (prediction, target)]
-                per_image.append({'name': name, 'psnr': psnr(*compared), 'ssim': ssim(*compared)})
-                if save:
-                    save(to_image(prediction), scale, name)
-                bar.set_postfix_str(f'×{scale:g}')
-                bar.update()
-            rows.append({
-                'model': label, 'dataset': dataset.name, 'scale': scale, 'protocol': dataset.protocol,
-                'lr': dataset.source(scale), 'images': len(per_image),
-                'psnr': statistics.fmean(image['psnr'] for image in per_image),
-                'ssim': statistics.fmean(image['ssim'] for image in per_image),
-                'seconds_per_image': statistics.fmean(seconds), 'per_image': per_image,
-            })
+            bar.set_postfix_str(f'×{scale:g}')
+            rows.append(evaluate_scale(model, dataset, scale, device, label, save, memory, bar.update))
     return rows
+
+
+def evaluate_scale(model: SRModel, dataset: Evaluation, scale: float, device: torch.device, label: str = '',
+                   save: Callable[[Image.Image, float, str], None] | None = None, memory: int | None = None,
+                   done: Callable[[], object] = lambda: None) -> dict:
+    """The row of one scale, with arguments as in `evaluate`; `done` is called after every picture."""
+    per_image, seconds = [], []
+    for name, lr, hr in dataset.pairs(scale):
+        target = to_tensor(hr).to(device)                                            # (3, H, W)
+        start = time.perf_counter()
+        prediction = model.upscale(to_tensor(lr).unsqueeze(0).to(device), target.shape[1:], memory)[0]
+        if device.type == 'cuda':
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+        compared = [evaluated_region(image, dataset.protocol, scale) for image in (prediction, target)]
+        per_image.append({'name': name, 'psnr': psnr(*compared), 'ssim': ssim(*compared)})
+        if save:
+            save(to_image(prediction), scale, name)
+        done()
+    return {
+        'model': label, 'dataset': dataset.name, 'scale': scale, 'protocol': dataset.protocol,
+        'lr': dataset.source(scale), 'images': len(per_image),
+        'psnr': statistics.fmean(image['psnr'] for image in per_image),
+        'ssim': statistics.fmean(image['ssim'] for image in per_image),
+        'seconds_per_image': statistics.fmean(seconds), 'per_image': per_image,
+    }
 
 
 def to_image(rgb: torch.Tensor) -> Image.Image:
