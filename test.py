@@ -1,46 +1,51 @@
-"""Measures a model on benchmark sets: python test.py -config configs/test/test-set5-4.yaml -model modelzoo/MSIT-S.pth"""
-import json
+"""Measures models on benchmark sets: python test.py -config configs/test/test-set5-4.yaml -model modelzoo/MSIT-S.pth"""
 from pathlib import Path
 
-import datasets
-import models
 from engine.cli import Parser, choose_device, run
-from engine.config import TEST_KEYS, load_config, named
-from engine.evaluate import evaluate, format_table, plain_numbers, save_image, to_image
-from utils import count_parameters, write_text
+from engine.evaluate import format_table
+from engine.suite import Run, is_suite, plain_suite, read_suite
+from engine.tables import COLUMNS, markdown, write_tables
+from utils import UserError
 
 
 def main() -> None:
-    parser = Parser(description='Measures a model; prints a table and writes test/NAME/results.json and results.md.')
-    parser.option('config', required=True, nargs='+', metavar='FILE', help='one or more of configs/test/….yaml')
-    parser.option('model', required=True, metavar='FILE', help="a checkpoint, or 'bicubic'")
-    parser.option('name', metavar='NAME', help="in tables, and of the folder test/NAME; default: the checkpoint's name")
+    parser = Parser(description='Measures models; prints a table and writes test/NAME/results.json and results.md for each, '
+                                'and with several models or a suite test/NAME/table.md, .tex, .csv and .json. '
+                                'What is finished is kept: the same command continues.')
+    parser.option('config', required=True, nargs='+', metavar='FILE',
+                  help='one or more of configs/test/test-….yaml, or a suite such as configs/test/paper-table1.yaml')
+    parser.option('model', nargs='+', metavar='FILE', help="checkpoints, or 'bicubic'; default: those of the suite")
+    parser.option('name', metavar='NAME', help="in tables, and of the folder test/NAME; default: the checkpoint's name; "
+                                               "with several models or a suite, of the table's folder alone")
     parser.option('data', default='data', metavar='DIR', help='root of the relative paths in the configs (default: data)')
-    parser.option('save-images', action='store_true', help='keep the upscaled pictures in test/NAME/SET/X{scale}/')
+    parser.option('columns', nargs='+', default=[], choices=COLUMNS, metavar='COLUMN',
+                  help=f"more columns for the table of several models: {', '.join(COLUMNS)}")
+    parser.option('fresh', action='store_true', help='measure everything anew, whatever is kept')
+    parser.option('save-images', action='store_true', help='keep the upscaled pictures in test/NAME/SET/X{scale}/; '
+                                                           'measures everything anew')
     parser.memory_option()
     parser.device_options()
     options = parser.parse_args()
 
     device = choose_device(options)
-    name = options.name or Path(options.model).stem
-    sets = []
-    for file in options.config:
-        config = load_config(file, TEST_KEYS)
-        with named(file):
-            sets.append(datasets.make(config['test_dataset'], Path(options.data), 'test_dataset'))
-    model = models.load(options.model, device)
-    folder = Path('test') / name
-
-    rows = []
-    for dataset in sets:
-        def save(pair, scale, prediction, folder=folder / dataset.name):
-            save_image(to_image(prediction), folder / f'X{scale:g}' / f'{Path(pair.name).stem}.png')
-        rows += evaluate(model, dataset, device, name, save if options.save_images else None,
-                         options.memory)
-    results = {'model': name, 'params': count_parameters(model), 'device': str(device), 'rows': rows}
-    write_text(folder / 'results.json', json.dumps(plain_numbers(results), indent=1) + '\n')
-    write_text(folder / 'results.md', format_table(rows) + '\n')
-    print(format_table(rows))
+    data, file = Path(options.data), options.config[0]
+    paper = any(map(is_suite, options.config))
+    if paper and len(options.config) > 1:
+        raise UserError('-config: a suite is measured alone; run the others by a command of their own')
+    if not paper and not options.model:
+        raise UserError("-model: expected a checkpoint, or 'bicubic'; only a suite names its own models")
+    suite = read_suite(file, data, options.model) if paper else plain_suite(options.config, data, options.model)
+    single = not paper and len(options.model) == 1
+    measured = Run(suite, device, name=options.name if single else None, save_images=options.save_images,
+                   memory=options.memory, fresh=options.fresh, count_macs='macs' in options.columns)
+    measured.measure()
+    if single:
+        print(format_table(measured.rows()))
+        return
+    cells = measured.cells()
+    folder = Path('test') / (options.name or (Path(file).stem if paper else 'comparison'))
+    write_tables(folder, suite.title, cells, options.columns)
+    print(markdown(suite.title, cells, options.columns), end='')
 
 
 if __name__ == '__main__':

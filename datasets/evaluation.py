@@ -1,4 +1,6 @@
 """Evaluation pairs by the published protocols: where the LR picture comes from, and how HR is cut to it."""
+import hashlib
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +99,16 @@ class Evaluation:
             lr = self.read_own(file, scale, (height, width)) if source == OWN_LR else resize_bicubic(hr, height, width)
             yield Pair(file.name, lr, hr)
 
+    def fingerprint(self, scale: float) -> str:
+        """Equal for equal evaluations: of the protocol, and of every picture's name, size in bytes and modification time."""
+        files = list(self.dataset.files)
+        if self.source(scale) == OWN_LR:
+            files += [self.own_file(file, scale) for file in files]
+        known = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) if file.is_file() else (file.name,)
+                 for file in files]
+        described = [self.name, self.protocol, scale, self.crop, self.source(scale), known]
+        return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+
     def check_size(self, index: int, scale: float) -> None:
         """Raises UserError when the protocol leaves nothing of a picture at this scale."""
         height, width = (min(side, self.crop or side) for side in self.dataset.size(index))
@@ -107,7 +119,10 @@ class Evaluation:
 
     def read_own(self, hr_file: Path, scale: float, size: tuple[int, int]) -> np.ndarray:
         """The set's own LR picture of an HR file, which must have `size` = floor(HR / s)."""
-        file = self.lr_path / f'X{int(scale)}' / f'{hr_file.stem}x{int(scale)}.png'
+        file = self.own_file(hr_file, scale)
         if file.is_file() and read_size(file) != size:
             raise UserError(f'{file}: is {read_size(file)}, expected {size} (height, width) for its HR picture')
         return read_rgb(file)
+
+    def own_file(self, hr_file: Path, scale: float) -> Path:
+        return self.lr_path / f'X{int(scale)}' / f'{hr_file.stem}x{int(scale)}.png'

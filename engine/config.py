@@ -24,6 +24,17 @@ class Key(NamedTuple):
     choices: tuple[str, ...] = ()
 
 
+class ListOf(NamedTuple):
+    """The kind of a key that holds a list of blocks, each with these keys."""
+    keys: dict[str, Key]
+
+    def check(self, value: object, path: str) -> None:
+        if not isinstance(value, list) or not value:
+            raise UserError(f"{path}: expected a list of blocks with {', '.join(self.keys)}, got {value!r}")
+        for number, block in enumerate(value):
+            check_keys(block, self.keys, f'{path}[{number}].')
+
+
 NUMBER = (int, float)
 NORM = {'sub': Key(list, True), 'div': Key(list, True)}
 SOURCE = {'dataset': Key(DATASETS, True), 'wrapper': Key(WRAPPERS, True)}
@@ -49,6 +60,12 @@ TRAIN_KEYS = {
     'seed': Key(int),
 }
 TEST_KEYS = {'test_dataset': Key(SOURCE, True)}
+SUITE_KEYS = {
+    'title': Key(str, True),
+    'sets': Key(ListOf({'config': Key(str, True), 'published': Key(list)}), True),
+    'rows': Key(ListOf({'encoder': Key(str), 'method': Key(str, True), 'model': Key((str, dict), True),
+                        'published': Key(str)}), True),
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -73,7 +90,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def load_config(path: str | Path, keys: dict[str, Key]) -> dict:
-    """Reads a config, resolves its `base`, and checks it against `keys` (TRAIN_KEYS or TEST_KEYS).
+    """Reads a config, resolves its `base`, and checks it against `keys` (TRAIN_KEYS, TEST_KEYS or SUITE_KEYS).
 
     Raises: UserError that names the file, the path of the key, and the nearest valid name.
     """

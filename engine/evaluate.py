@@ -31,33 +31,39 @@ def evaluate(model: SRModel, dataset: Evaluation, device: torch.device, label: s
         seconds_per_image, per_image.
     """
     rows = []
-    own = slice(world.rank, None, world.size)
-    count = len(range(len(dataset))[own]) * len(dataset.scales)
+    count = len(range(world.rank, len(dataset), world.size)) * len(dataset.scales)
     with tqdm(total=count, desc=f'{label} {dataset.name}', disable=None if world.main else True, leave=False) as bar:
         for scale in dataset.scales:
-            per_image, seconds = [], []
-            for pair in dataset.pairs(scale, own):
-                target = to_tensor(pair.hr).to(device)                               # (3, H, W)
-                start = time.perf_counter()
-                prediction = model.upscale(to_tensor(pair.lr).unsqueeze(0).to(device), target.shape[1:], memory)[0]
-                if device.type == 'cuda':
-                    torch.cuda.synchronize(device)
-                seconds.append(time.perf_counter() - start)
-                compared = [evaluated_region(image, dataset.protocol, scale) for image in (prediction, target)]
-                per_image.append({'name': pair.name, 'psnr': psnr(*compared), 'ssim': ssim(*compared)})
-                if show:
-                    show(pair, scale, prediction)
-                bar.set_postfix_str(f'×{scale:g}')
-                bar.update()
-            per_image, seconds = world.interleave(per_image), world.interleave(seconds)
-            rows.append({
-                'model': label, 'dataset': dataset.name, 'scale': scale, 'protocol': dataset.protocol,
-                'lr': dataset.source(scale), 'images': len(per_image),
-                'psnr': statistics.fmean(image['psnr'] for image in per_image),
-                'ssim': statistics.fmean(image['ssim'] for image in per_image),
-                'seconds_per_image': statistics.fmean(seconds), 'per_image': per_image,
-            })
+            bar.set_postfix_str(f'×{scale:g}')
+            rows.append(evaluate_scale(model, dataset, scale, device, label, show, memory, world, bar.update))
     return rows
+
+
+def evaluate_scale(model: SRModel, dataset: Evaluation, scale: float, device: torch.device, label: str = '',
+                   show: Callable[[Pair, float, torch.Tensor], None] | None = None, memory: int | None = None,
+                   world: World = ALONE, done: Callable[[], object] = lambda: None) -> dict:
+    """The row of one scale, with arguments as in `evaluate`; `done` is called after every picture."""
+    per_image, seconds = [], []
+    for pair in dataset.pairs(scale, slice(world.rank, None, world.size)):
+        target = to_tensor(pair.hr).to(device)                                       # (3, H, W)
+        start = time.perf_counter()
+        prediction = model.upscale(to_tensor(pair.lr).unsqueeze(0).to(device), target.shape[1:], memory)[0]
+        if device.type == 'cuda':
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+        compared = [evaluated_region(image, dataset.protocol, scale) for image in (prediction, target)]
+        per_image.append({'name': pair.name, 'psnr': psnr(*compared), 'ssim': ssim(*compared)})
+        if show:
+            show(pair, scale, prediction)
+        done()
+    per_image, seconds = world.interleave(per_image), world.interleave(seconds)
+    return {
+        'model': label, 'dataset': dataset.name, 'scale': scale, 'protocol': dataset.protocol,
+        'lr': dataset.source(scale), 'images': len(per_image),
+        'psnr': statistics.fmean(image['psnr'] for image in per_image),
+        'ssim': statistics.fmean(image['ssim'] for image in per_image),
+        'seconds_per_image': statistics.fmean(seconds), 'per_image': per_image,
+    }
 
 
 def to_image(rgb: torch.Tensor) -> Image.Image:

@@ -432,7 +432,8 @@ def sets(place) -> Place:
     return place
 
 
-ROW = {'model', 'dataset', 'scale', 'protocol', 'lr', 'images', 'psnr', 'ssim', 'seconds_per_image', 'per_image'}
+ROW = {'model', 'dataset', 'scale', 'protocol', 'lr', 'images', 'psnr', 'ssim', 'seconds_per_image', 'per_image',
+       'peak_memory', 'measured_on'}
 
 
 def strict_json(path: Path) -> dict:
@@ -447,7 +448,7 @@ def test_results_json(sets):
     assert (done.status, done.err) == (0, '')
     assert sorted(path.name for path in (sets.folder / 'test/X').iterdir()) == ['results.json', 'results.md']
     results = strict_json(sets.folder / 'test/X/results.json')
-    assert set(results) == {'model', 'params', 'device', 'rows'}
+    assert set(results) == {'model', 'params', 'device', 'weights', 'rows'}
     assert (results['model'], results['params'], results['device']) == ('X', 0, 'cpu')
     assert [row['scale'] for row in results['rows']] == [2.0, 2.5]
     for row in results['rows']:

@@ -54,7 +54,17 @@ def test_demo(tmp_path, command):
         assert image.size[::-1] == expected
 
 
-@pytest.mark.parametrize('command', chosen('test.py'))
+SUITES = [command for command in chosen('test.py') if '/paper-' in command]
+
+
+@pytest.mark.parametrize('command', SUITES)
+def test_suites_need_only_the_data(tmp_path, command):
+    done = call(arguments(command), tmp_path)
+    assert (done.returncode, done.stdout) == (2, '') and list(tmp_path.iterdir()) == []
+    assert re.fullmatch(r'error: nothing to measure: data/\S+: no such folder.*\n', done.stderr)
+
+
+@pytest.mark.parametrize('command', [command for command in chosen('test.py') if command not in SUITES])
 def test_benchmark(shared, tmp_path, command):
     done = call([*arguments(command), '-model', 'bicubic', '-data', str(shared / 'data')], tmp_path)
     assert (done.returncode, done.stderr) == (0, '')
