@@ -1,6 +1,7 @@
 """Comparison tables: what they show, worked out by hand; how suites go on after interruptions and changes."""
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +105,8 @@ def measured(monkeypatch) -> list[float]:
     """The scales that are really measured, in order."""
     scales, original = [], engine.suite.evaluate_scale
 
-    def noted(model: SRModel, dataset, scale: float, *others):
-        row = original(model, dataset, scale, *others)
+    def noted(model: SRModel, dataset, scale: float, *others, done: Callable):
+        row = original(model, dataset, scale, *others, done=done)
         scales.append(scale)
         return row
     monkeypatch.setattr(engine.suite, 'evaluate_scale', noted)
@@ -138,10 +139,10 @@ def test_nothing_there_is_one_line(place):
 def test_interrupted_and_continued(place, measured, monkeypatch):
     noted = engine.suite.evaluate_scale
 
-    def interrupted(model, dataset, scale, *others):
+    def interrupted(model, dataset, scale, *others, done):
         if scale == 3:
             raise KeyboardInterrupt
-        return noted(model, dataset, scale, *others)
+        return noted(model, dataset, scale, *others, done=done)
     with monkeypatch.context() as patch:
         patch.setattr(engine.suite, 'evaluate_scale', interrupted)
         with pytest.raises(KeyboardInterrupt, match='1 of 2 results are kept'):
