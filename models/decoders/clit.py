@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -132,9 +131,8 @@ class CLIT(FeatureDecoder):
 
     def decode(self, cascade: int, maps: Maps, coord: Tensor, cell: Tensor) -> Tensor:
         """What a cascade gives at (B, Q, 2) coordinates: (B, Q, 3)."""
-        values, imnet = self.attention(cascade)(maps, coord), self.imnets[cascade]   # (B, Q, K²·C)
-        weight, offset = imnet.first_layer(self.attended, self.relative_cell(maps.region, cell))
-        return imnet.layers[1:](F.linear(values, weight) + offset)
+        cell = self.relative_cell(maps.region, cell)
+        return self.attention(cascade).decode(self.imnets[cascade], maps, coord, cell)
 
     def query_grid(self, latent: Latent, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
         region = latent.maps.region

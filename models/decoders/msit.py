@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from models.coords import relative_cell
 from models.encoders.base import make_encoder
 from models.layers import bilinear_grid, sample_bilinear
-from models.msit import fused
 from models.msit.grid import decode_grid
 from models.msit.msno import MSNO
 from models.msit.mssa import MSSA, ConventionalAttention, Maps
@@ -105,14 +104,7 @@ class MSIT(SRModel):
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         region = latent.maps.region
-        shared = self.relative_cell(region, cell)                                    # (B, 2)
-        if fused.available(latent.maps.values):
-            rows, attention = self.mssa.attend(latent.maps, coord)                   # (B, Q, K²), (B, Q, K², h)
-            weight, offset = self.imnet.first_layer(self.attended, shared)
-            hidden = fused.weighted_first_layer(attention, latent.maps.values, rows, weight)         # (B, Q, M)
-            x = self.imnet.layers[1:](hidden + offset)                               # (B, Q, 3)
-        else:
-            x = self.imnet(self.mssa(latent.maps, coord), shared)                    # of (B, Q, K²·C)
+        x = self.mssa.decode(self.imnet, latent.maps, coord, self.relative_cell(region, cell))       # (B, Q, 3)
         return x + sample_bilinear(latent.lr, region.local(coord), 'border')
 
     def query_grid(self, latent: Latent, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:

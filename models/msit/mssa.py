@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.coords import nearest_window, pixel_offsets
+from models.layers import MLP
 from models.msit import fused
 from models.msit.msc import MSC
 from models.msit.rim import init_fan_out, largest_radius, make_conv
@@ -97,6 +98,19 @@ class LocalAttention(nn.Module):
         rows, attention = self.attend(maps, coord)
         values = F.embedding(rows, maps.values).unflatten(3, (self.heads, -1))       # (B, Q, K², h, d)
         return (attention.unsqueeze(-1) * values).flatten(2)
+
+    def decode(self, imnet: MLP, maps: Maps, coord: Tensor, shared: Tensor | None) -> Tensor:
+        """What a decoder makes of the weighted value vectors at the queries: maps, (B, Q, 2) → (B, Q, 3).
+
+        Args:
+            shared: (B, S) further inputs of the decoder that all queries of a picture share, or None.
+        """
+        if not fused.available(maps.values):
+            return imnet(self(maps, coord), shared)
+        rows, attention = self.attend(maps, coord)                                   # (B, Q, K²), (B, Q, K², h)
+        weight, offset = imnet.first_layer(attention.shape[2] * maps.values.shape[1], shared)
+        hidden = fused.weighted_first_layer(attention, maps.values, rows, weight)    # (B, Q, M)
+        return imnet.layers[1:](hidden + offset)
 
     def attend(self, maps: Maps, coord: Tensor) -> tuple[Tensor, Tensor]:
         """What each query attends to: maps, (B, Q, 2) → rows of the maps (B, Q, K²) and weights (B, Q, K², h)."""
