@@ -331,6 +331,7 @@ def test_fixed_scale_is_the_network_itself():
     network.load_state_dict({key.removeprefix('encoder.'): value for key, value in wrapped.state_dict().items()})
     lr = torch.rand(1, 3, 6, 7)
     assert isinstance(wrapped, FixedScale)
+    assert (wrapped.reach, wrapped.encode_floats) == (network.reach, network.encode_floats)
     assert torch.equal(wrapped.upscale(lr, (18, 21)), network.upscale(lr, (18, 21)))
     with pytest.raises(UserError, match='by exactly 3'):
         wrapped.upscale(lr, (12, 14))
