@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from peers_fill import assert_row, fill, hr_grid, lr_picture
+from test_upscale import peak_bytes
 from torch import nn
 
 import models
@@ -284,6 +285,22 @@ def test_reach_is_as_far_as_outputs_see(spec):
     assert far == model.reach
 
 
+@EACH
+def test_encodings_and_queries_hold_what_is_declared(spec):
+    """At full width, where it matters: the numbers alive at once, per LR pixel and per query."""
+    width = {'ultrasr': {'width': 256}, 'metasr': {}}.get(
+        spec['name'], {'imnet_spec': {'name': 'mlp', 'args': {'hidden_list': [256] * 3}}})
+    model = models.make(with_args(spec, **width)).eval()
+    features, lr, queries = torch.zeros(1, 8, 64, 64), torch.zeros(1, 3, 64, 64), 512
+    with torch.no_grad():
+        encoding = peak_bytes(lambda: model.decode_features(lr, features, Region.whole(64, 64))) / 4 / 64 ** 2
+        assert 0.8 * model.encode_floats < encoding + 8 < 1.1 * model.encode_floats  # the features were there before
+        latent = model.decode_features(lr, features, Region.whole(64, 64))
+        coord, cell = torch.zeros(1, queries, 2, dtype=torch.float64), torch.full((1, 2), 0.01, dtype=torch.float64)
+        query = peak_bytes(model.query, latent, coord, cell) / 4 / queries
+        assert 0.8 * model.query_floats() < query < 1.1 * model.query_floats()
+
+
 def test_ultrasr_and_ipe_say_that_they_are_reimplementations():
     assert 'figure' in models.make(ULTRASR).reimplementation and 'abstract' in models.make(IPE).reimplementation
     assert models.make(LIIF).reimplementation is None and models.make(METASR).reimplementation is None
@@ -314,6 +331,7 @@ def test_fixed_scale_is_the_network_itself():
     network.load_state_dict({key.removeprefix('encoder.'): value for key, value in wrapped.state_dict().items()})
     lr = torch.rand(1, 3, 6, 7)
     assert isinstance(wrapped, FixedScale)
+    assert (wrapped.reach, wrapped.encode_floats) == (network.reach, network.encode_floats)
     assert torch.equal(wrapped.upscale(lr, (18, 21)), network.upscale(lr, (18, 21)))
     with pytest.raises(UserError, match='by exactly 3'):
         wrapped.upscale(lr, (12, 14))

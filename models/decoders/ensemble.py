@@ -32,8 +32,8 @@ class Neighbours(NamedTuple):
 
 
 def pixel_rows(x: Tensor) -> Tensor:
-    """(B, C, H, W) → (B·H·W, C): one row per pixel."""
-    return rearrange(x, 'b c h w -> (b h w) c')
+    """(B, C, H, W) → (B·H·W, C): one row per pixel, its numbers side by side as a gather needs them."""
+    return rearrange(x, 'b c h w -> (b h w) c').contiguous()
 
 
 def neighbours(coord: Tensor, region: Region, local_ensemble: bool, distance: Tensor | None = None) -> Neighbours:

@@ -55,6 +55,11 @@ class LocalImplicitFunction(FeatureDecoder):
         """M."""
         return self.imnet.layers[0].out_features
 
+    @property
+    def position_dim(self) -> int:
+        """P."""
+        return self.imnet.layers[0].in_features - self.unfolded - 2 * self.cell_decode
+
     def position(self, offset: Tensor, cell: Tensor) -> Tensor:
         """How the decoder is told where a query lies: offsets (B, Q, N, 2) float64, relative cell (B, 2) → (B, Q, N, P)."""
         raise NotImplementedError
@@ -75,11 +80,11 @@ class LocalImplicitFunction(FeatureDecoder):
         near = neighbours(coord, region, self.local_ensemble)
         position = self.position(near.offset, cell).to(first.weight)                 # (B, Q, N, P)
         with torch.autocast(coord.device.type, enabled=False):  # half precision would blur positions
-            _, own, common = first.weight.split([self.unfolded, position.shape[-1], 2 * self.cell_decode], 1)
+            _, own, common = first.weight.split([self.unfolded, self.position_dim, 2 * self.cell_decode], 1)
             shared = F.linear(cell, common, first.bias) if self.cell_decode else first.bias.unsqueeze(0)
             x = F.linear(position, own) + shared[:, None, None]                      # (B, Q, N, M)
         x = x + F.embedding(near.row, latent.rows)
         return near.blend(self.decode(x, position))                                  # (B, Q, 3)
 
     def query_floats(self) -> int:
-        return (4 if self.local_ensemble else 1) * 3 * self.width
+        return (4 if self.local_ensemble else 1) * (3 * self.width + self.position_dim + 8)  # 8: offsets, weights, rows

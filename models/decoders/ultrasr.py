@@ -73,3 +73,7 @@ class UltraSR(LocalImplicitFunction):
 
     def decode(self, x: Tensor, position: Tensor) -> Tensor:
         return self.imnet.after_first(x, position)
+
+    def query_floats(self) -> int:
+        joined = self.width + self.position_dim + self.width * self.imnet.residual
+        return super().query_floats() + (4 if self.local_ensemble else 1) * joined
