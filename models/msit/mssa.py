@@ -86,7 +86,7 @@ class LocalAttention(nn.Module):
 
     def rows(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B·(H + 2p)·(W + 2p), C): zero-padded, one row per pixel."""
-        return rearrange(F.pad(x, (self.padding,) * 4), 'b c h w -> (b h w) c')
+        return rearrange(F.pad(x, (self.padding,) * 4), 'b c h w -> (b h w) c').contiguous()  # for fast gathers
 
     def row_index(self, region: Region, picture: Tensor | int, y: Tensor, x: Tensor) -> Tensor:
         """Rows of the maps that hold the pixels (y, x) of a picture of the batch: int64, broadcast."""
