@@ -183,7 +183,7 @@ class Black(SRModel):
         super().__init__()
         self.asked = []
 
-    def upscale(self, lr, size):
+    def upscale(self, lr, size, memory=None):
         self.asked.append((tuple(lr.shape), tuple(size)))
         return torch.zeros(1, 3, *size)
 

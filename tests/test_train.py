@@ -506,7 +506,9 @@ def test_shipped_config_takes_a_step(lab, name):
     parameters = [p for p in trainer.model.parameters() if p.requires_grad]
     if name in SHIPPED:
         assert sum(p.numel() for p in parameters) == SHIPPED[name]
-    assert all(int(trainer.optimizer.state[p]['step']) == 1 and p.grad.isfinite().all() for p in parameters)
-    assert any(p.grad.abs().sum() > 0 for p in parameters)
+    reached = [p for p in parameters if p.grad is not None]
+    assert len(reached) == len(parameters) or 'cascade' in spec['wrapper']['args']  # the scale may not need all cascades
+    assert all(int(trainer.optimizer.state[p]['step']) == 1 and p.grad.isfinite().all() for p in reached)
+    assert any(p.grad.abs().sum() > 0 for p in reached)
     assert trainer.epoch == 1
     assert saved == ['epoch-last.pth', 'epoch-best.pth'][:1 + ('val_dataset' in config)]
