@@ -8,20 +8,27 @@ import sys
 import time
 from pathlib import Path
 
-import launch
 import pytest
 from lab import Lab, after_step, checkpoints_of, differences, hashes, one_error_line
+from launch import DEADLINE, Launcher
 
 import engine.checkpoint
+import train
 from utils import RunError, atomic_path, remove_partial
 
 posix = pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are forked, file sizes limited')
 
 
-def start(lab: Lab, name: str, code: str = 'run(train.main)') -> int:
-    """Starts, or continues, a run of lab's last config in a process of its own; returns its id."""
-    return launch.start({'cwd': str(lab.folder), 'code': code, 'arguments': [
-        '-config', 'tiny.yaml', '-name', name, '-device', 'cpu', '-resume', 'auto']})
+@pytest.fixture(scope='module')
+def launcher():
+    with Launcher() as launcher:
+        yield launcher
+
+
+def job(lab: Lab, name: str, code: str = 'run(train.main)') -> dict:
+    """Starts, or continues, a run of lab's last config."""
+    return {'cwd': str(lab.folder), 'code': code, 'arguments': [
+        '-config', 'tiny.yaml', '-name', name, '-device', 'cpu', '-resume', 'auto']}
 
 
 # killed
@@ -43,49 +50,51 @@ run(train.main)
 
 
 @posix
-def test_kill_amid_writing_a_checkpoint(lab):
+def test_kill_amid_writing_a_checkpoint(lab, launcher):
     """The half-written file is neither taken for a checkpoint nor kept."""
     lab.write_config(save_every=1, val_dataset=None, epoch_save=None)
-    assert launch.finish(start(lab, 'whole')) == 0
-    assert launch.finish(start(lab, 'run', HALF)) == -signal.SIGKILL
+    assert launcher.run(job(lab, 'whole')) == 0
+    assert launcher.run(job(lab, 'run', HALF)) == -signal.SIGKILL
     assert len(list(lab.save('run').glob('.partial-epoch-last-*.pth'))) == 1
     assert (lab.loaded('run')['epoch'], lab.loaded('run')['batch']) == (1, 0)  # the fourth was to be (1, 1)
-    assert launch.finish(start(lab, 'run')) == 0
+    assert launcher.run(job(lab, 'run')) == 0
     assert not list(lab.save('run').glob('.*'))
     assert differences(lab.loaded('whole'), lab.loaded('run')) == []
 
 
-def wait_for_saves(file: Path, count: int) -> None:
+def wait_for_saves(lab: Lab, file: Path, count: int) -> None:
     """Returns when `file` has been replaced so many times."""
+    deadline = time.monotonic() + DEADLINE
     for _ in range(count):
         before = file.stat().st_mtime_ns if file.exists() else None
         while (file.stat().st_mtime_ns if file.exists() else None) == before:
+            assert time.monotonic() < deadline, (lab.folder / 'err.txt').read_text()
             time.sleep(0.0005)
 
 
 @posix
 @pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 2])
-def test_killed_at_twenty_random_moments(lab, workers):
+def test_killed_at_twenty_random_moments(lab, launcher, workers):
     """While it starts, trains, validates or writes: resumed each time, it ends with the weights of an undisturbed run."""
     data = {**lab.with_workers(workers), 'epoch_batches': 10}
     lab.write_config(train_dataset=data, epoch_max=1, save_every=1)
     seconds = []
     for _ in range(2):  # the second time there is nothing left to do but to start
         started = time.monotonic()
-        assert launch.finish(start(lab, 'pace')) == 0
+        assert launcher.run(job(lab, 'pace')) == 0
         seconds.append(time.monotonic() - started)
     starting, step = seconds[1], (seconds[0] - seconds[1]) / 10
 
     lab.write_config(train_dataset=data, epoch_max=1000, save_every=1)
     last, moments, positions = lab.save('run', 'epoch-last.pth'), random.Random(0), []
     for _ in range(20):
-        process = start(lab, 'run')
+        process = launcher.start(job(lab, 'run'))
         saves = moments.choice([0, 0, 1, 1, 2])
-        wait_for_saves(last, saves)
+        wait_for_saves(lab, last, saves)
         time.sleep(moments.uniform(0, 2 * step if saves else starting))
         os.kill(process, signal.SIGKILL)
-        assert launch.finish(process) == -signal.SIGKILL
+        assert launcher.finish(process) == -signal.SIGKILL
         assert len(list(lab.save('run').glob('.*'))) <= 1
         if last.exists():
             positions.append((lab.loaded('run')['epoch'], lab.loaded('run')['batch']))
@@ -93,7 +102,7 @@ def test_killed_at_twenty_random_moments(lab, workers):
 
     lab.write_config(train_dataset=data, epoch_max=positions[-1][0] + 1, save_every=1)
     for name in ('run', 'whole'):
-        assert launch.finish(start(lab, name)) == 0
+        assert launcher.run(job(lab, name)) == 0
         assert not list(lab.save(name).glob('.*'))
     for file in ('epoch-last.pth', 'epoch-best.pth'):
         run, whole = lab.loaded('run', file), lab.loaded('whole', file)
@@ -148,7 +157,7 @@ def test_full_disk_for_the_curves(lab):
     """The command itself, since the curves are written by a thread, which has an error output of its own."""
     import resource
     lab.write_config(epoch_max=100)
-    command = [sys.executable, Path(launch.__file__).parent.parent / 'train.py', '-config', 'tiny.yaml', '-name', 'run']
+    command = [sys.executable, Path(train.__file__), '-config', 'tiny.yaml', '-name', 'run']
     done = subprocess.run([*command, '-device', 'cpu'], cwd=lab.folder, capture_output=True, text=True, timeout=240,
                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
     assert done.returncode == 1 and done.stderr.count('\n') == 1
