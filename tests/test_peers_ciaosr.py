@@ -10,6 +10,7 @@ from test_models import grid, picture, variant
 import models
 from engine.config import TRAIN_KEYS, load_config
 from models import coords
+from models.decoders import ciaosr
 from models.decoders.ciaosr import CiaoSR, CrossScaleAttention
 from models.decoders.ensemble import neighbours
 from models.regions import Region
@@ -48,9 +49,14 @@ def test_trainable_parameters(encoder, parameters):
 
 # the parts
 
+@pytest.mark.parametrize('scores', [1, 100, 2 ** 26])
 @pytest.mark.parametrize('height, width', [(6, 8), (5, 7)])
-def test_non_local_features_in_the_plain_form(height, width):
-    """Filters cut out of the halved map, convolution, softmax, transposed convolution with the patches they stand for."""
+def test_non_local_features_in_the_plain_form(monkeypatch, height, width, scores):
+    """Filters cut out of the halved map, convolution, softmax, transposed convolution with the patches they stand for.
+
+    However many scores are in memory at once.
+    """
+    monkeypatch.setattr(ciaosr, 'SCORES', scores)
     torch.manual_seed(0)
     module = CrossScaleAttention(4).double()
     x = torch.randn(1, 4, height, width, dtype=torch.float64)
