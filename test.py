@@ -14,7 +14,8 @@ def main() -> None:
                                 'What is finished is kept: the same command continues.')
     parser.option('config', required=True, nargs='+', metavar='FILE',
                   help='one or more of configs/test/test-….yaml, or a suite such as configs/test/paper-table1.yaml')
-    parser.option('model', nargs='+', metavar='FILE', help="checkpoints, or 'bicubic'; default: those of the suite")
+    parser.option('model', nargs='+', metavar='FILE',
+                  help="checkpoints, names of weights in modelzoo/, or 'bicubic'; default: those of the suite")
     parser.option('name', metavar='NAME', help="in tables, and of the folder test/NAME; default: the checkpoint's name; "
                                                "with several models or a suite, of the table's folder alone")
     parser.option('data', default='data', metavar='DIR', help='root of the relative paths in the configs (default: data)')

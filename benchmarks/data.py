@@ -4,9 +4,12 @@
 
 Pictures of DIV2K's size are made for the purpose, in a temporary folder. Samples are those of the faithful configs: LR crops
 of 48×48, s ~ U(1, 4), 2304 queries, batches of 32. Both ways cut the same samples, in turns; all files are in the system's
-cache, so reading from a disk is not part of either.
+cache, so reading from a disk is not part of either. Then a config is trained on crops of these pictures for some batches:
+what share of its steps is waiting for data?
 """
+import contextlib
 import cProfile
+import io
 import json
 import os
 import platform
@@ -26,10 +29,15 @@ from tqdm import tqdm
 
 import datasets
 from datasets.sampling import DrawSampler
-from engine.cli import Parser, run
+from engine.cli import Parser, choose_device, run
+from engine.config import TRAIN_KEYS, load_config
+from engine.record import Pace
+from engine.trainer import Trainer
 from utils import UserError, write_text
 
+CONFIG = Path(__file__).resolve().parent.parent / 'configs/train/train_msit_s.yaml'
 BATCH_SIZE = 32
+WARM = 3  # steps that are not timed
 BATCHES = {'none': 2, 'mapped': 64}  # of a timed epoch: about a second or two each
 
 
@@ -40,8 +48,12 @@ def main() -> None:
     parser.option('size', default='1356,2040', metavar='H,W', help='of each, pixels (default: 1356,2040)')
     parser.option('workers', default='0,1,2', metavar='N,N', help="numbers of a data loader's workers (default: 0,1,2)")
     parser.option('repeats', type=int, default=7, metavar='N', help='timed epochs, whose median counts (default: 7)')
+    parser.option('config', default=CONFIG, metavar='FILE', help='whose training steps wait (default: train_msit_s.yaml)')
+    parser.option('steps', type=int, default=20, metavar='N', help='timed training steps (default: 20; 0 leaves them out)')
     parser.option('profile', action='store_true', help='also show what a sample from the store costs, function by function')
+    parser.device_options()
     options = parser.parse_args()
+    device = choose_device(options)
     height, width = integers(options.size, '-size', 2, least=192)
     workers = integers(options.workers, '-workers', None, least=0)
     if options.pictures < 1 or options.repeats < 1:
@@ -54,6 +66,8 @@ def main() -> None:
         stores = {cache: make_dataset(Path(folder), cache) for cache in BATCHES}
         build_seconds = time.perf_counter() - started
         rows = [measure(stores, count, options.repeats) for count in workers]
+        steps = [{'workers': count, **{cache: time_steps(options.config, Path(folder), cache, count, options.steps, device)
+                                       for cache in stores}} for count in workers if options.steps]
         if options.profile:
             show_profile(stores['mapped'])
     results = {
@@ -61,11 +75,13 @@ def main() -> None:
                     'torch': torch.__version__, 'numpy': np.__version__, 'pillow': PIL.__version__},
         'pictures': {'count': options.pictures, 'size': [height, width], 'png_bytes': png_bytes,
                      'build_seconds': build_seconds},
-        'rows': rows,
+        'rows': rows, 'steps': steps, 'config': str(options.config), 'device': str(device),
     }
     print(f'{options.pictures} pictures of {height}x{width}, {png_bytes / options.pictures / 1e6:.2f} MB each as PNG; '
           f'{results["machine"]["cores"]} core(s); medians of {options.repeats}')
     print(format_table(rows))
+    if steps:
+        print(f'\ntraining steps of {Path(options.config).name} on {device}:\n{format_steps(steps)}')
     if options.output:
         write_text(options.output, json.dumps(results, indent=1) + '\n')
 
@@ -99,10 +115,15 @@ def make_pictures(folder: Path, count: int, height: int, width: int) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
+def folder_spec(cache: str) -> dict:
+    """The pictures, below the temporary data root."""
+    return {'name': 'image-folder', 'args': {'root_path': 'pictures', 'cache': cache}}
+
+
 def make_dataset(data_root: Path, cache: str):
     """The faithful configs' samples, from the pictures below `data_root`."""
     return datasets.make({
-        'dataset': {'name': 'image-folder', 'args': {'root_path': 'pictures', 'cache': cache}},
+        'dataset': folder_spec(cache),
         'wrapper': {'name': 'sr-implicit-downsampled', 'args': {'inp_size': 48, 'scale_min': 1, 'scale_max': 4,
                                                                 'augment': True, 'sample_q': 2304}},
     }, data_root)
@@ -123,6 +144,27 @@ def measure(stores: dict, workers: int, repeats: int) -> dict:
     return {'workers': workers, 'samples_per_second': medians, 'ratio': medians['mapped'] / medians['none'],
             'samples_per_second_per_worker': {cache: value / max(workers, 1) for cache, value in medians.items()},
             'all': rates}
+
+
+def time_steps(config: str | Path, folder: Path, cache: str, workers: int, count: int, device: torch.device) -> dict:
+    """Mean seconds of a training step of the config, and of waiting for its data, on crops of the pictures."""
+    config = load_config(config, TRAIN_KEYS)
+    config['train_dataset'] |= {'dataset': folder_spec(cache), 'num_workers': workers, 'epoch_batches': WARM + count}
+    config.pop('val_dataset', None)
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = Trainer(config, folder / f'{cache}-{workers}', folder, device)
+    trainer.model.train()
+    pace = Pace()
+    for sample in tqdm(pace.timed(trainer.loader), f'steps, {workers} workers', WARM + count, disable=None, leave=False):
+        trainer.train_step(sample)
+        trainer.batch += 1
+        if trainer.batch == WARM:
+            float(trainer.loss_sum)  # waits for the device
+            pace.lap()
+    float(trainer.loss_sum)
+    seconds = pace.lap()
+    trainer.record.close()
+    return {'step': seconds['time/step'], 'waiting': seconds['time/data']}
 
 
 def show_profile(dataset) -> None:
@@ -147,6 +189,15 @@ def format_table(rows: list[dict]) -> str:
     for row in rows:
         rate = row['samples_per_second_per_worker']
         lines.append(f'| {row["workers"]} | {rate["none"]:.1f} | {rate["mapped"]:.0f} | {row["ratio"]:.1f} |')
+    return '\n'.join(lines)
+
+
+def format_steps(rows: list[dict]) -> str:
+    """The steps as a Markdown table."""
+    lines = ['| workers | decoding each time: step (s), waiting | store: step (s), waiting |', '|---:|---:|---:|']
+    for row in rows:
+        cells = [f'{row[cache]["step"]:.3f}, {row[cache]["waiting"] / row[cache]["step"]:.1%}' for cache in BATCHES]
+        lines.append(f'| {row["workers"]} | {cells[0]} | {cells[1]} |')
     return '\n'.join(lines)
 
 

@@ -53,7 +53,8 @@ class World:
         """
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == 'cuda' else None)
+        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == 'cuda' else None,
+                                       find_unused_parameters=model.may_idle)
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over all processes, on the device."""

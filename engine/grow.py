@@ -7,45 +7,44 @@ kernel and bias of its second convolution are zero; Net2Net, arXiv 1511.05641), 
 goes on from where the smaller network stands.
 """
 import re
+from pathlib import Path
 
 import torch
 
+from engine.checkpoint import save_checkpoint
 from engine.cli import Parser, run
 from engine.config import TRAIN_KEYS, load_config
 from models import released
 from models.checkpoint import load_state, make, read_checkpoint
 from models.encoders.edsr import EDSR
-from utils import UserError, atomic_path
+from utils import UserError
 
-BLOCK = re.compile(r'(encoder\.body\.)(\d+)\.body\.')
-LAST = re.compile(r'(encoder\.body\.)(\d+)\.(weight|bias)$')
+BLOCK = re.compile(r'encoder\.body\.\d+\.body\.')  # of a residual block
+LAST = re.compile(r'(encoder\.body\.)\d+\.(weight|bias)')  # the convolution after them
 
 
-def grow(source: str, spec: dict, data_norm: dict | None, target: str) -> int:
+def grow(source: str | Path, spec: dict, target: str | Path) -> int:
     """Writes checkpoint `source`, deepened to the model of `spec`, to `target`, atomically; returns the blocks added.
 
     Raises: UserError when the encoder is no EDSR, or has no more blocks than the file's, or anything else differs.
     """
     checkpoint = read_checkpoint(source)
     _, state = released.translate(checkpoint['model'])
-    model = make(spec, checkpoint.get('data_norm', data_norm))
+    model = make(spec, checkpoint.get('data_norm'))
     if not isinstance(model.encoder, EDSR):
         raise UserError(f"only EDSR encoders are deepened; the config's is a {type(model.encoder).__name__}")
-    had = sum(1 for key in state if LAST.fullmatch(key) is None and BLOCK.match(key) and key.endswith('.body.0.weight'))
+    had = len({found[0] for found in map(BLOCK.match, state) if found})
     blocks = len(model.encoder.body) - 1
     if had >= blocks:
         raise UserError(f'{source}: has {had} residual blocks, the config {blocks}; expected fewer in the file')
-    state = {LAST.sub(rf'\g<1>{blocks}.\3', key): value for key, value in state.items()}
+    state = {LAST.sub(rf'\g<1>{blocks}.\2', key): value for key, value in state.items()}
     for number in range(had, blocks):
         block = model.encoder.body[number]
         torch.nn.init.zeros_(block.body[2].weight)
         torch.nn.init.zeros_(block.body[2].bias)
         state |= {f'encoder.body.{number}.{key}': value for key, value in block.state_dict().items()}
     load_state(model, state, source)
-    content = {'model': {**spec, 'sd': model.state_dict()}, 'data_norm': model.data_norm}
-    content |= {key: checkpoint[key] for key in ('global_batch',) if key in checkpoint}
-    with atomic_path(target) as temporary:
-        torch.save(content, temporary)
+    save_checkpoint(target, model, spec, global_batch=checkpoint.get('global_batch', 0))
     return blocks - had
 
 
@@ -56,7 +55,7 @@ def main() -> None:
     parser.option('output', required=True, metavar='FILE', help='file to write, for -pretrain')
     options = parser.parse_args()
     config = load_config(options.config, TRAIN_KEYS)
-    added = grow(options.model, config['model'], config.get('data_norm'), options.output)
+    added = grow(options.model, config['model'], options.output)
     print(f'{options.model} -> {options.output}: {added} residual blocks added')
 
 

@@ -17,6 +17,7 @@ from engine.config import SUITE_KEYS, TEST_KEYS, load_config, named, read_yaml
 from engine.evaluate import evaluate_scale, format_table, plain_numbers, save_image, to_image
 from engine.tables import Cell
 from models import coords
+from models.checkpoint import find
 from models.registry import SpecError
 from models.sr_model import SRModel
 from utils import UserError, count_parameters, nearest_name, write_text
@@ -120,7 +121,7 @@ def model_rows(files: list[str], known: list[Row] = ()) -> list[Row]:
         raise UserError(f"-model: {next(f for f in files if files.count(f) > 1)} is given twice")
     rows = []
     for file, name in model_names(files).items():
-        same = [row for row in known if Path(file).name in {Path(other).name for other in row.files.values()}]
+        same = [row for row in known if find(file).name in {Path(other).name for other in row.files.values()}]
         rows.append(same[0]._replace(files={None: file}) if same else Row('', name, {None: file}))
     return rows
 
@@ -184,7 +185,7 @@ def published_figures(paths: list[str], source: str) -> tuple[dict[tuple[str, fl
 def inspect(file: str, name: str, count_macs: bool) -> Candidate:
     """Opens a model to see what it is. Raises: UserError when it cannot be used."""
     model = models.load(file, 'cpu')
-    path = Path(file)
+    path = find(file)
     weights = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else file
     return Candidate(file, name, weights, count_parameters(model), model.fixed_scale, model.reimplementation,
                      macs_per_megapixel(model) if count_macs else None)

@@ -11,15 +11,25 @@ from models.registry import MODELS
 from models.sr_model import DEFAULT_NORM, SRModel
 from utils import UserError
 
+ZOO = Path(__file__).resolve().parent.parent / 'modelzoo'
+
+
+def find(path: str | Path) -> Path:
+    """A checkpoint file, or shipped weights by their short name: 'MSIT-S' is modelzoo/MSIT-S.pth."""
+    shipped = ZOO / f'{path}.pth'
+    return shipped if shipped.is_file() and not Path(path).exists() else Path(path)
+
 
 def read_checkpoint(path: str | Path) -> dict:
     """The content of a checkpoint file, on the CPU, after checking that it has this family's layout.
 
     Raises: UserError when the file is missing, is no checkpoint, or carries anything but tensors and plain values.
     """
-    path = Path(path)
+    path = find(path)
     if not path.is_file():
-        raise UserError(f'{path}: no such checkpoint file')
+        shipped = ', '.join(sorted(file.stem for file in ZOO.glob('*.pth')))
+        hint = f'; shipped weights are {shipped}' if not path.suffix and shipped else ''
+        raise UserError(f'{path}: no such checkpoint file{hint}')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # torch's hints about odd files; what follows says all there is to say
@@ -98,7 +108,8 @@ def load(path: str | Path, device: str | torch.device = 'cpu') -> SRModel:
     """A model that is ready to use: in eval mode, RIM folded, on `device`.
 
     Args:
-        path: a checkpoint file of ours or of the released programs, or the name of a model without weights ('bicubic').
+        path: a checkpoint file of ours or of the released programs, the name of shipped weights ('MSIT-S'), or that of a
+            model without weights ('bicubic').
     Raises: UserError when there is no such file, or it is not a checkpoint that fits.
     """
     name = str(path)

@@ -31,12 +31,14 @@ class SRModel(nn.Module):
         reach: how far an output pixel sees around its nearest LR pixel, in LR pixels; None: over the whole picture, which
             then cannot be processed in regions, nor its output in bands.
         encode_floats: numbers per LR pixel that `encode` holds at its widest point; plans the regions.
+        may_idle: whether there are scales at which some parameters take no part.
         reimplementation: for a method without a public program, what this one is made from; tables say so. None for others.
     """
 
     fixed_scale: int | None = None
     reach: int | None = None
     encode_floats: int = 3
+    may_idle: bool = False
     reimplementation: str | None = None
 
     def __init__(self):

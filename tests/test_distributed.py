@@ -89,7 +89,7 @@ def steps(folder, cases, data, world):
         for sample in trainer.loader:
             loss, _ = trainer.train_step(sample)
             trainer.batch += 1
-            gradients = {key: p.grad.clone() for key, p in trainer.model.named_parameters() if p.requires_grad}
+            gradients = {key: p.grad.clone() for key, p in trainer.model.named_parameters() if p.grad is not None}
             results[name].append({'loss': loss.clone(), 'gradients': gradients,
                                   'buffers': {key: b.clone() for key, b in trainer.model.named_buffers()}})
         trainer.record.close()
@@ -103,7 +103,10 @@ CASES = {  # changes of the config, and whether batch norm is in evaluation mode
     'accumulated': ({'accumulate': 2}, True),
     'more parts than samples': ({'accumulate': 3}, True),
     'clipped': ({'clip_grad': 0.01}, True),
+    'idle cascades': ({'cascade': [2]}, True),
+    'busy cascades': ({'cascade': [4, 4]}, True),
 }
+CLIT = {'base_dim': 16, 'head': 4, 'r': 1, 'imnet_num': 2, 'conv_num': 2, 'scale_base': 2}
 
 
 def write_cases(lab: Lab) -> None:
@@ -113,7 +116,11 @@ def write_cases(lab: Lab) -> None:
         wrapper = {'name': 'sr-implicit-downsampled', 'args': {'inp_size': 8, 'sample_q': 16}}
         if 'scale_per' in change:
             wrapper['args']['scale_per'] = change.pop('scale_per')
-        model = {'name': 'msit', 'args': {**lab.config['model']['args'], 'reparam': change.pop('reparam', 'none')}}
+        args = lab.config['model']['args']
+        model = {'name': 'msit', 'args': {**args, 'reparam': change.pop('reparam', 'none')}}
+        if 'cascade' in change:
+            wrapper['args']['cascade'] = change.pop('cascade')
+            model = {'name': 'clit', 'args': {**CLIT, **{key: args[key] for key in args if key.endswith('_spec')}}}
         data = {'dataset': lab.config['train_dataset']['dataset'], 'wrapper': wrapper, 'batch_size': 3}
         lab.write_config(**{**SGD, **change, 'model': model, 'train_dataset': data}).rename(lab.folder / f'{name}.yaml')
 

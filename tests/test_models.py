@@ -12,7 +12,7 @@ from torch import nn
 import models
 from engine.checkpoint import save_checkpoint
 from engine.config import TRAIN_KEYS, load_config
-from models import coords, released
+from models import checkpoint, coords, released
 from models.checkpoint import build, read_checkpoint
 from models.msit.rim import RefConv2d, RIMConv2d, fold
 from models.registry import MODELS, Registry
@@ -545,6 +545,19 @@ def test_a_name_that_needs_no_weights_loads_and_others_do_not():
         models.load('edsr-baseline')
     with assert_user_error('nowhere.pth: no such checkpoint file'):
         models.load('nowhere.pth')
+
+
+def test_shipped_weights_load_by_their_name(tmp_path, monkeypatch):
+    """From any folder; a file of that name comes first."""
+    monkeypatch.chdir(tmp_path)
+    file = checkpoint.ZOO / 'MSIT-S.pth'
+    named, by_path = models.load('MSIT-S').state_dict(), models.load(file).state_dict()
+    assert named.keys() == by_path.keys() and all(torch.equal(named[key], by_path[key]) for key in named)
+    with assert_user_error('MSIT-XXL: no such checkpoint file; shipped weights are ', 'MSIT-S'):
+        models.load('MSIT-XXL')
+    (tmp_path / 'MSIT-S').write_bytes(b'of mine')
+    with assert_user_error('MSIT-S: not a checkpoint'):
+        models.load('MSIT-S')
 
 
 @pytest.mark.parametrize('content', [b'', b'just some text\n', b'\x80', b'PK\x03\x04', b'\x80\x02}q\x00.', bytes(1000)])

@@ -70,6 +70,7 @@ class CLIT(FeatureDecoder):
         # the 3×3 convolutions before and in the attention, its window, and the resampling between these
         super().__init__(encoder_spec, own_reach=max(r, 1) + 2 + (imnet_num > 1), own_floats=8 * base_dim)
         self.heads, self.radius, self.cell_decode, self.scale_base = head, r, is_cell, scale_base
+        self.may_idle = imnet_num > 1
         self.attended = (2 * r + 1) ** 2 * base_dim                                  # K²·C
         self.conv_ch = conv3x3(self.encoder.out_channels, base_dim)
         self.conv_vs, self.conv_qs, self.conv_ks = (

@@ -1,0 +1,58 @@
+"""A deepened encoder computes what the shallower one did, and learns from there."""
+import copy
+
+import pytest
+import torch
+from test_models import grid, picture
+
+import models
+from engine.checkpoint import save_checkpoint
+from engine.grow import grow
+from engine.pretrain import load_stage1
+from utils import UserError
+
+
+def deeper(spec: dict, blocks: int, **args) -> dict:
+    spec = copy.deepcopy(spec)
+    spec['args']['encoder_spec']['args'].update(n_resblocks=blocks, **args)
+    return spec
+
+
+def saved(tmp_path, spec: dict) -> str:
+    """A file of that model, whose body is not small."""
+    torch.manual_seed(0)
+    model = models.make(spec)
+    save_checkpoint(tmp_path / 'small.pth', model, spec, global_batch=70)
+    return str(tmp_path / 'small.pth')
+
+
+@pytest.mark.parametrize('blocks', [0, 1])
+def test_same_function_and_all_of_it_learns(tmp_path, tiny_msit, blocks):
+    source = saved(tmp_path, deeper(tiny_msit, blocks))
+    assert grow(source, deeper(tiny_msit, 4), tmp_path / 'large.pth') == 4 - blocks
+    small, large = models.load(source), models.load(tmp_path / 'large.pth')
+    lr, (coord, cell) = picture(1, 9, 11), grid(20, 30)
+    with torch.no_grad():
+        assert torch.equal(small(lr, coord, cell), large(lr, coord, cell))
+
+    trained = models.make(deeper(tiny_msit, 4))
+    assert load_stage1(trained, deeper(tiny_msit, 4), tmp_path / 'large.pth')[1] == 70
+    optimizer = torch.optim.SGD(trained.parameters(), 0.1)
+    before = {key: value.clone() for key, value in trained.encoder.named_parameters()}
+    for _ in range(2):  # a first convolution has no gradient before the second is no longer zero
+        optimizer.zero_grad()
+        trained(lr, coord, cell).square().mean().backward()
+        optimizer.step()
+    assert all(not torch.equal(before[key], value) for key, value in trained.encoder.named_parameters())
+
+
+def test_refused(tmp_path, tiny_msit):
+    """Nothing is written."""
+    source, target = saved(tmp_path, tiny_msit), tmp_path / 'large.pth'
+    rdn = copy.deepcopy(tiny_msit)
+    rdn['args']['encoder_spec'] = {'name': 'rdn', 'args': {'G0': 8, 'RDNconfig': 'A', 'no_upsampling': True}}
+    for spec, message in ((deeper(tiny_msit, 1), 'has 1 residual blocks, the config 1; expected fewer'),
+                          (deeper(tiny_msit, 2, n_feats=12), 'of another shape'), (rdn, 'only EDSR encoders')):
+        with pytest.raises(UserError, match=message):
+            grow(source, spec, target)
+    assert not target.exists()
