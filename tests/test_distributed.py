@@ -135,7 +135,9 @@ with join() as world:
     world.connect(torch.device('cpu'))
     torch.save(steps({str(lab.folder)!r}, {cases!r}, {str(lab.folder / 'data')!r}, world), 'steps.pt')
 ''')
-    assert done.statuses == [0, 0] and done.err == ['', '']
+    assert done.statuses == [0, 0]
+    hint = 'find_unused_parameters=True was specified'  # torch's, where all cascades take part in the first batch
+    assert [line for err in done.err for line in err.splitlines() if hint not in line] == []
     functions = {}
     exec(STEPS, functions)
     lab.monkeypatch.chdir(lab.folder)

@@ -98,8 +98,9 @@ class CLIT(FeatureDecoder):
         return Latent(lr, features, self.attention(0).maps(features, region))
 
     def grids(self, region: Region, cell: Tensor) -> list[tuple[int, int]]:
-        """(height, width) of the grids between the LR grid and the output, whose cell is (B, 2): none for one cascade."""
-        if len(self.imnets) == 1:
+        """(height, width) of the grids between the LR grid and the output, whose cell is (B, 2): none for one cascade, or
+        for a process whose share of a batch is empty."""
+        if len(self.imnets) == 1 or len(cell) == 0:
             return []
         size = (2 / cell.double()).round().long()                                    # (B, 2)
         if (size != size[0]).any():
