@@ -11,6 +11,8 @@ import yaml
 from PIL import Image
 
 import engine.suite
+import models
+from engine.checkpoint import save_checkpoint
 from engine.config import SUITE_KEYS, load_config
 from engine.suite import Run, model_names, plain_suite, published_figures, read_suite
 from engine.tables import Cell, absences, latex, markdown, ranks, write_tables
@@ -165,6 +167,30 @@ def test_what_changed_is_measured_anew(place, measured):
     go()
     assert measured == [2.0, 3.0] * 3
     assert len(json.loads(Path('test/bicubic/results.json').read_text())['rows']) == 2
+
+
+def test_a_rewritten_checkpoint_is_measured_anew(place, measured, tiny_msit):
+    write('suite.yaml', {'title': 'T', 'sets': [{'config': 'Mini.yaml'}], 'rows': [{'method': 'MSIT', 'model': 'tiny.pth'}]})
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_checkpoint('tiny.pth', models.make(tiny_msit), tiny_msit)
+        found.append([cell.psnr for cell in go().cells()])
+    assert measured == [2.0, 3.0] * 2 and found[0] != found[1]
+    assert [cell.psnr for cell in go().cells()] == found[1] and len(measured) == 4
+
+
+def test_shipped_weights_by_their_name(place):
+    """Also in the place of a suite's row that names their file."""
+    suite = read_suite('suite.yaml', Path('data'), ['MSIT-S'])
+    assert [(row.method, row.files) for row in suite.rows] == [('MSIT-S', {None: 'MSIT-S'})]
+    config = yaml.safe_load(Path('suite.yaml').read_text())
+    write('suite.yaml', {**config, 'rows': [{'method': 'Ours', 'encoder': 'E', 'model': 'modelzoo/MSIT-S.pth'}]})
+    suite = read_suite('suite.yaml', Path('data'), ['MSIT-S'])
+    assert [(row.method, row.encoder) for row in suite.rows] == [('Ours', 'E')]
+    run = Run(suite, CPU)
+    run.measure()
+    assert run.candidates['MSIT-S'].params == 634_488 and all(cell.psnr for cell in run.cells() if cell.set == 'Mini')
 
 
 def test_given_models_must_be_there(place):
