@@ -4,14 +4,16 @@ import sys
 
 import pytest
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import convolutions, plain, queries
+from benchmarks import convolutions, curves, data, plain, queries
 from engine.config import TRAIN_KEYS, load_config
+from utils import UserError
 
 CONFIG = '''
 train_dataset:
   dataset: {name: image-folder, args: {root_path: HR}}
-  wrapper: {name: sr-implicit-downsampled, args: {inp_size: 8}}
+  wrapper: {name: sr-implicit-downsampled, args: {inp_size: 8, sample_q: 16}}
   batch_size: 1
 model:
   name: msit
@@ -97,3 +99,35 @@ def test_the_benchmark_of_convolutions_runs(monkeypatch, capsys):
 def test_the_plain_path_reads_the_config_of_the_paper():
     assert load_config(queries.CONFIG, TRAIN_KEYS)['model']['name'] == 'msit'
     assert plain.CHUNK == 30_000
+
+
+def test_curves_of_runs(tmp_path, monkeypatch, capsys):
+    """Means over the scales, by hand; a folder that is no run is one line."""
+    for name, values in (('a', {2: [30, 31], 4: [20, 23]}), ('b', {2: [32.5]})):
+        with SummaryWriter(tmp_path / name / 'tensorboard') as writer:
+            for scale, numbers in values.items():
+                for step, number in enumerate(numbers):
+                    writer.add_scalar(f'val/psnr_x{scale}', number, 100 * step)
+    assert curves.read_curve(tmp_path / 'a') == [(0, 25.0), (100, 27.0)] and curves.read_curve(tmp_path / 'b') == [(0, 32.5)]
+    with pytest.raises(UserError, match='not the folder of a run'):
+        curves.read_curve(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['curves', '-runs', str(tmp_path / 'a'), str(tmp_path / 'b'),
+                                      '-output', str(tmp_path / 'out.png')])
+    curves.main()
+    assert (tmp_path / 'out.png').stat().st_size > 5000
+
+
+def test_the_benchmark_of_data_runs(config, monkeypatch, capsys, tmp_path):
+    """Both tables, and the same numbers as JSON."""
+    monkeypatch.setattr(data, 'BATCHES', {'none': 1, 'mapped': 1})
+    monkeypatch.setattr(data, 'BATCH_SIZE', 2)
+    monkeypatch.setattr(sys, 'argv', ['data', '-pictures', '2', '-size', '192,200', '-workers', '0', '-repeats', '1',
+                                      '-config', str(config), '-steps', '2', '-device', 'cpu',
+                                      '-output', str(tmp_path / 'data.json')])
+    data.main()
+    results = json.loads((tmp_path / 'data.json').read_text())
+    assert [row['workers'] for row in results['rows']] == [0] and results['rows'][0]['ratio'] > 0
+    step, = results['steps']
+    assert all(0 < step[cache]['waiting'] < step[cache]['step'] for cache in ('none', 'mapped'))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:6] for line in lines if line.startswith('| 0')] == ['| 0 | '] * 2

@@ -1,0 +1,55 @@
+"""Draws the validation curves of several runs beside each other:
+
+    python -m benchmarks.curves -runs save/liif save/msit save/msit_rim -output curves.png
+
+One line a run, named after its folder: the mean PSNR over the scales of its validation set against the batches since the
+start of its first stage.
+"""
+from pathlib import Path
+from statistics import fmean
+
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from engine.cli import Parser, run
+from utils import UserError, atomic_path
+
+TAG = 'val/psnr_x'
+
+
+def main() -> None:
+    parser = Parser(prog='python -m benchmarks.curves', description='Draws the validation curves of several runs.')
+    parser.option('runs', nargs='+', required=True, metavar='DIR', help='folders of runs')
+    parser.option('output', type=Path, required=True, metavar='FILE', help='picture to write, .png or .svg')
+    options = parser.parse_args()
+    draw({Path(folder).name: read_curve(Path(folder)) for folder in options.runs}, options.output)
+    print(f'wrote {options.output}')
+
+
+def read_curve(folder: Path) -> list[tuple[int, float]]:
+    """(batches, mean PSNR over the scales) of every validation of a run."""
+    if not (folder / 'tensorboard').is_dir():
+        raise UserError(f'{folder}: not the folder of a run, it has no tensorboard/')
+    events = EventAccumulator(str(folder / 'tensorboard'), size_guidance={'scalars': 0})
+    events.Reload()
+    tags = [tag for tag in events.Tags()['scalars'] if tag.startswith(TAG)]
+    if not tags:
+        raise UserError(f'{folder}: no validation in its tensorboard/')
+    steps = [[(event.step, event.value) for event in events.Scalars(tag)] for tag in tags]
+    return [(step, fmean(value for _, value in values)) for values in zip(*steps) for step in [values[0][0]]]
+
+
+def draw(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
+    figure = Figure(figsize=(7, 4.5), layout='constrained')
+    axes = figure.add_subplot()
+    for name, points in curves.items():
+        axes.plot(*zip(*points), marker='o', markersize=3, label=f'{name} ({points[-1][1]:.2f} dB)')
+    axes.set(xlabel='batches', ylabel='mean PSNR on the validation set (dB)')
+    axes.grid(alpha=.3)
+    axes.legend(fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+if __name__ == '__main__':
+    run(main)
