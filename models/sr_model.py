@@ -20,6 +20,7 @@ from utils import UserError
 
 DEFAULT_NORM = {'inp': {'sub': [0.5], 'div': [0.5]}, 'gt': {'sub': [0.5], 'div': [0.5]}}
 CPU_CHUNK_FLOATS = 2 ** 22  # numbers that the queries of one chunk hold at once on a CPU: what its caches hold
+CPU_BAND = 2 ** 25  # bytes that a band of the output takes there: more would save nothing
 BAND_COPIES = 5  # of a band of the output: while it is denormalised, clamped and put in place
 
 
@@ -203,7 +204,8 @@ class SRModel(nn.Module):
         latent = self.encode(lr) if region.is_whole else self.encode_region(lr, region, halo)
         x = lines_of(nearest_column, region.left, region.right)
         lr_row = 4 * 3 * BAND_COPIES * len(lr) * (x.stop - x.start) * -(-size[0] // lr.shape[2])     # bytes of its output
-        at_once = lr.shape[2] if self.reach is None else max(1, memory // lr_row)
+        band_memory = min(memory, CPU_BAND) if lr.device.type == 'cpu' else memory
+        at_once = lr.shape[2] if self.reach is None else max(1, band_memory // lr_row)
         for band in region.split(at_once, lr.shape[3]):
             y = lines_of(nearest_row, band.top, band.bottom)
             rgb = self.query_grid(latent, rows[y], columns[x], cell, memory)         # (B, h, w, 3)
