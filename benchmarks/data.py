@@ -37,7 +37,7 @@ from utils import UserError, write_text
 
 CONFIG = Path(__file__).resolve().parent.parent / 'configs/train/train_msit_s.yaml'
 BATCH_SIZE = 32
-WARM = 3  # steps that are not timed
+WARM = 10  # steps that are not timed: a compiled network is compiled more than once in the first of them
 BATCHES = {'none': 2, 'mapped': 64}  # of a timed epoch: about a second or two each
 
 
