@@ -175,18 +175,16 @@ def test_demo_without_arguments(place):
     """The bundled picture and weights, by 4; only the weights are stood in for."""
     asked = []
     bicubic_model = models.load('bicubic')
-    place.monkeypatch.setattr(demo.models, 'load', lambda path, device: asked.append(Path(path)) or bicubic_model)
+    place.monkeypatch.setattr(demo.models, 'load', lambda path, device: asked.append(path) or bicubic_model)
     done = place.demo(cpu=False)
     with Image.open(ROOT / 'assets/harbour.png') as image:
         source = np.asarray(image.convert('RGB'))
     height, width = source.shape[0] * 4, source.shape[1] * 4
-    assert (done.status, done.err, asked) == (0, '', [ROOT / 'modelzoo/MSIT-S.pth'])
+    assert (done.status, done.err, asked) == (0, '', ['MSIT-M'])
     assert np.array_equal(place.pixels(f'output/harbour_{height}x{width}.png'), bicubic(source, height, width))
 
 
 def test_demo_with_the_bundled_weights(place):
-    if not (ROOT / 'modelzoo/MSIT-S.pth').exists():
-        pytest.skip('the bundled weights modelzoo/MSIT-S.pth are not here yet')
     assert place.demo().status == 0
     with Image.open(ROOT / 'assets/harbour.png') as image:
         source = np.asarray(image.convert('RGB'))

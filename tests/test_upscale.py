@@ -839,7 +839,7 @@ def natural(height: int, width: int) -> torch.Tensor:
 
 def assert_bfloat16_is_close(lr: torch.Tensor, size: tuple[int, int]) -> None:
     """Grid path and scattered path under autocast, within 2/255 of float32."""
-    model = models.load('modelzoo/MSIT-S.pth')
+    model = models.load('MSIT-S')
     exact = model.upscale(lr, size)
     coord, cell = coords.make_grid(*size).view(1, -1, 2), coords.make_cell(*size).view(1, 2)
     with torch.autocast('cpu', torch.bfloat16), torch.no_grad():
