@@ -21,21 +21,27 @@ class Downsampled(Dataset):
             being equally likely (CLIT's cumulative training). None: s ~ U(scale_min, scale_max).
         scale_per: 'batch' (MSIT, CLIT) or 'sample' (LIIF, LTE) draws one s for each.
         augment: random flips and 90° rotations.
+        rescale_min: below 1, each HR crop is taken from its picture shrunk (Pillow's bicubic) by r ~ U(rescale_min, 1), or
+            as far as the picture allows: of compressed photographs it is sharper, and freer of artefacts.
         sample_q: HR pixels asked for, without replacement.
     """
 
     def __init__(self, *, dataset, data_root, inp_size: int = 48, scale_min: float = 1, scale_max: float = 4,
-                 cascade: list[float] | None = None, scale_per: str = 'batch', augment: bool = True, sample_q: int = 2304):
+                 cascade: list[float] | None = None, scale_per: str = 'batch', augment: bool = True,
+                 rescale_min: float = 1, sample_q: int = 2304):
         if not hasattr(dataset, 'size'):
             raise ValueError("needs a dataset of single pictures, such as 'image-folder'")
         if any(not 1 <= scale_min <= upper < float('inf') for upper in cascade or [scale_max]):
             raise ValueError(f'expected 1 <= scale_min <= scale_max, got {scale_min} and {cascade or scale_max}')
         if scale_per not in ('batch', 'sample'):
             raise ValueError(f"scale_per is {scale_per!r}, expected 'batch' or 'sample'")
+        if not 0 < rescale_min <= 1:
+            raise ValueError(f'rescale_min must lie in (0, 1], got {rescale_min}')
         if inp_size < 1 or not 1 <= sample_q <= inp_size ** 2:
             raise ValueError(f'sample_q must lie between 1 and inp_size² = {inp_size ** 2}, got {sample_q}')
         self.dataset, self.inp_size, self.augment, self.sample_q = dataset, inp_size, augment, sample_q
         self.scale_range, self.scale_per, self.cascade = (scale_min, scale_max), scale_per, cascade
+        self.rescale_min = rescale_min
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -57,13 +63,21 @@ class Downsampled(Dataset):
         steps = rng.integers(len(self.cascade)) + 1
         return float(np.prod([rng.uniform(self.scale_range[0], upper) for upper in self.cascade[:steps]]))
 
+    def draw_extent(self, side: int, picture: np.ndarray, rng: np.random.Generator) -> int:
+        """Pixels of a picture's side that become the crop's `side`. Draws nothing unless crops are rescaled."""
+        if self.rescale_min == 1:
+            return side
+        return min(round(side / rng.uniform(self.rescale_min, 1)), *picture.shape[:2])
+
     def __getitem__(self, draw: Draw) -> dict:
         """One sample; see `make_sample`."""
         rng = np.random.default_rng(draw.seed)
         side = round(self.inp_size * draw.scale)
         picture = pad_to(self.dataset[draw.index], side)
+        extent = self.draw_extent(side, picture, rng)
+        crop = picture[random_crop(*picture.shape[:2], extent, rng)]
         # a copy that lies together: it is gone through several times
-        hr = np.ascontiguousarray(picture[random_crop(*picture.shape[:2], side, rng)])
+        hr = np.ascontiguousarray(crop) if extent == side else resize_bicubic(crop, side, side)
         lr = resize_bicubic(hr, self.inp_size, self.inp_size)
         if self.augment:
             lr, hr = random_dihedral([lr, hr], rng)

@@ -440,8 +440,28 @@ def test_pictures_below_inp_size_are_mirrored():
         assert np.array_equal(picture_of(sample['inp']), crop)
 
 
+def test_crops_of_shrunk_pictures():
+    """HR is some larger crop, shrunk by Pillow's bicubic; LR is that of HR. What fits the picture limits how much larger."""
+    picture = np.random.default_rng(0).integers(0, 256, (14, 20, 3), np.uint8)
+    crops = {(extent, top, left): bicubic(picture[top:top + extent, left:left + extent], 8, 8) for extent in range(1, 15)
+             for top in range(15 - extent) for left in range(21 - extent)}
+    wrapper = downsampled(picture, inp_size=4, sample_q=16, augment=False, rescale_min=0.5)
+    found = []
+    for sample in draws(wrapper, 100, 2.0):
+        rows, columns, side = queried(sample)
+        colours = np.rint(sample['gt'].numpy() * 255)
+        where = [place for place, hr in crops.items() if np.array_equal(hr[rows, columns], colours)]
+        assert side == 8 and len(where) == 1
+        assert np.array_equal(picture_of(sample['inp']), bicubic(crops[where[0]], 4, 4))
+        found += where
+    extents, tops, lefts = map(set, zip(*found))
+    assert extents == set(range(8, 15))  # of 8 / U(0.5, 1), up to the 14 rows that there are
+    assert tops == set(range(7)) and max(lefts) >= 10
+
+
 @pytest.mark.parametrize(('args', 'told'), [
     ({'scale_min': 0.5}, '0.5 and 4'), ({'scale_min': 3, 'scale_max': 2}, '3 and 2'), ({'scale_max': float('inf')}, 'inf'),
+    ({'rescale_min': 0}, 'got 0'), ({'rescale_min': 1.5}, 'got 1.5'),
     ({'scale_max': float('nan')}, 'nan'), ({'scale_per': 'epoch'}, "'epoch'"), ({'sample_q': 0}, 'got 0'),
     ({'inp_size': 4, 'sample_q': 17}, '16'), ({'inp_size': 0}, 'inp_size')])
 def test_wrong_arguments_of_downsampled(args, told):
