@@ -36,6 +36,20 @@ class ListOf(NamedTuple):
 
 
 NUMBER = (int, float)
+
+
+class Factors:
+    """The kind of a key that holds a positive number for each of some names."""
+
+    def check(self, value: object, path: str) -> None:
+        if not isinstance(value, dict):
+            raise UserError(f'{path}: expected a block with a number for each name, got {value!r}')
+        for name, number in value.items():
+            if not isinstance(name, str):
+                raise UserError(f'{path}: expected names, got {name!r}')
+            check_value(number, Key(NUMBER), f'{path}.{name}')
+
+
 NORM = {'sub': Key(list, True), 'div': Key(list, True)}
 SOURCE = {'dataset': Key(DATASETS, True), 'wrapper': Key(WRAPPERS, True)}
 
@@ -47,6 +61,7 @@ TRAIN_KEYS = {
     'model': Key(MODELS, True),
     'optimizer': Key(OPTIMIZERS, True),
     'lr_schedule': Key(SCHEDULES),
+    'lr_factors': Key(Factors()),
     'clip_grad': Key(NUMBER),
     'accumulate': Key(int, minimum=1),
     'precision': Key(str, choices=('float32', 'bfloat16', 'float16')),

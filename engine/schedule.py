@@ -4,11 +4,37 @@ from collections.abc import Callable
 
 import torch
 
-from models.registry import Registry
+from models.registry import Registry, SpecError
+from utils import nearest_name
 
 OPTIMIZERS = Registry('optimizer')
 for optimizer in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):
     OPTIMIZERS.register(optimizer.__name__.lower(), provided=('params',))(optimizer)
+
+
+
+def parameter_groups(model: torch.nn.Module, factors: dict[str, float]) -> list[dict]:
+    """The trainable parameters in groups for an optimiser: those of each module in `factors`, after all the others.
+
+    Args:
+        factors: names of modules, or parameters, and what multiplies the rate of those below them. Of two names that fit,
+            the first counts.
+    Returns: {'params'} of the rest, then of each name, in its order.
+    Raises: SpecError for a name below which nothing is trained.
+    """
+    groups = {name: [] for name in ('', *factors)}
+    names = {}  # everything that a factor may be given for
+    for path, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts = path.split('.')
+            above = ['.'.join(parts[:count]) for count in range(1, len(parts) + 1)]
+            names |= dict.fromkeys(above)
+            groups[next((name for name in factors if name in above), '')].append(parameter)
+    for name in factors:
+        if not groups[name]:
+            raise SpecError(f'lr_factors.{name}: no parameter is trained by it; {nearest_name(name, names)}')
+    return [{'params': group} for group in groups.values()]
+
 
 SCHEDULES = Registry('learning-rate schedule')
 UNITS = ('epoch', 'batch')

@@ -26,7 +26,7 @@ from engine.distributed import ALONE, World, synchronise_batch_norm
 from engine.evaluate import evaluate
 from engine.pretrain import load_stage1
 from engine.record import Pace, Record, fem_strides, triptych, versions
-from engine.schedule import OPTIMIZERS, SCHEDULES
+from engine.schedule import OPTIMIZERS, SCHEDULES, parameter_groups
 from models.checkpoint import load_state
 from models.registry import SpecError
 from utils import RunError, UserError, count_parameters, remove_partial, seed_everything, write_text
@@ -92,7 +92,9 @@ class Trainer:
         self.memory_format = torch.channels_last if config.get('channels_last') else torch.contiguous_format
         model = model.to(self.device, memory_format=self.memory_format)
         self.model = synchronise_batch_norm(model, self.device) if world.size > 1 else model
-        self.optimizer = OPTIMIZERS.make(config['optimizer'], 'optimizer', params=trainable(self.model))
+        factors = config.get('lr_factors', {})
+        self.lr_factors = (1.0, *factors.values())  # of the optimiser's groups
+        self.optimizer = OPTIMIZERS.make(config['optimizer'], 'optimizer', params=parameter_groups(self.model, factors))
         self.base_lr = self.optimizer.defaults['lr']
         self.rate = SCHEDULES.make(config.get('lr_schedule', {'name': 'constant'}), 'lr_schedule')
         self.dtype = DTYPES[config.get('precision', 'float32')]
@@ -178,8 +180,8 @@ class Trainer:
     def train_step(self, sample: dict) -> tuple[Tensor, float]:
         """One update from one batch, of which `sample` is this process's share; returns the batch's loss and the rate."""
         rate = self.rate(self.epoch, self.run_batch, self.base_lr)
-        for group in self.optimizer.param_groups:
-            group['lr'] = rate
+        for group, factor in zip(self.optimizer.param_groups, self.lr_factors):
+            group['lr'] = rate * factor
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(2, device=self.device)  # the loss, and the samples at a lowered scale
         for part, context in self.micro_batches(sample):
@@ -296,6 +298,10 @@ class Trainer:
         was, now = (config['optimizer'].get('name') for config in (checkpoint, self.config))
         if was != now:
             raise UserError(f"{source}: was trained with optimizer '{was}', but the config has '{now}'")
+        was, now = (list(config.get('lr_factors', {})) for config in (checkpoint['config'], self.config))
+        if was != now:
+            raise UserError(f'{source}: was trained with lr_factors of {plain(was)}, but the config has {plain(now)}; '
+                            'only their values may change when a run is resumed')
         try:
             self.optimizer.load_state_dict(checkpoint['optimizer']['sd'])
             self.epoch, self.batch = int(checkpoint['epoch']), int(checkpoint['batch'])
