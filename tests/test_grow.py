@@ -46,6 +46,22 @@ def test_same_function_and_all_of_it_learns(tmp_path, tiny_msit, blocks):
     assert all(not torch.equal(before[key], value) for key, value in trained.encoder.named_parameters())
 
 
+@pytest.mark.parametrize('blocks', [1, 3])
+def test_fresh_decoder(tmp_path, tiny_msit, blocks):
+    """The file's encoder, deepened or not, below the decoder that the seed gives, be it another method's."""
+    source = saved(tmp_path, tiny_msit)
+    spec = {'name': 'liif', 'args': {'encoder_spec': deeper(tiny_msit, blocks)['args']['encoder_spec'],
+                                     'imnet_spec': {'name': 'mlp', 'args': {'hidden_list': [8]}}}}
+    assert grow(source, spec, tmp_path / 'new.pth', fresh_decoder=True, seed=5) == blocks - 1
+    old, new = models.load(source), models.load(tmp_path / 'new.pth')
+    lr = picture(1, 9, 11)
+    with torch.no_grad():
+        assert torch.equal(old.encoder.features(lr), new.encoder.features(lr))
+    torch.manual_seed(5)
+    for key, value in models.make(spec).state_dict().items():
+        assert key.startswith('encoder.') or torch.equal(new.state_dict()[key], value)
+
+
 def test_refused(tmp_path, tiny_msit):
     """Nothing is written."""
     source, target = saved(tmp_path, tiny_msit), tmp_path / 'large.pth'
