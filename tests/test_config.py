@@ -223,6 +223,13 @@ def test_unknown_names(tmp_path, train_config, path, wrong, right):
     assert told.startswith(f'{path}: unknown ') and f"'{wrong}'; did you mean '{right}'?" in told
 
 
+@pytest.mark.parametrize(('factors', 'told'), [
+    (2, 'lr_factors: expected a block'), ({'imnet': 'x'}, "lr_factors.imnet: expected int or float, got 'x'"),
+    ({'imnet': -1}, 'lr_factors.imnet: expected a number from 0'), ({1: 2}, 'lr_factors: expected names, got 1')])
+def test_wrong_factors(tmp_path, train_config, factors, told):
+    assert refusal(tmp_path, {**train_config, 'lr_factors': factors}).startswith(told)
+
+
 @pytest.mark.parametrize(('path', 'needs'), [
     ('train_dataset', ''), ('train_dataset.dataset', ''), ('train_dataset.wrapper', ''), ('train_dataset.batch_size', ''),
     ('val_dataset.wrapper', ''), ('data_norm.gt', ''), ('data_norm.inp.sub', ''), ('model', ''), ('optimizer', ''),

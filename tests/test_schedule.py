@@ -3,9 +3,10 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine.config import TRAIN_KEYS, load_config
-from engine.schedule import SCHEDULES
+from engine.schedule import SCHEDULES, parameter_groups
 from utils import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'train'
@@ -123,3 +124,38 @@ def test_bad_values(args, told):
     with pytest.raises(UserError) as error:
         schedule(**args)
     assert str(error.value).startswith('lr_schedule.args') and told in str(error.value)
+
+
+# rates of parts of a network
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(2, 3)
+        self.body = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3, bias=False))
+        self.bodyguard = torch.nn.Parameter(torch.zeros(1))
+        self.frozen = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+
+
+def groups_of(network: Network, **factors) -> list[list[str]]:
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return [[names[id(parameter)] for parameter in group['params']] for group in parameter_groups(network, factors)]
+
+
+def test_parameters_by_the_factor_of_their_rate():
+    """Whole parts of names count, the first name that fits wins, what is frozen is in no group."""
+    network = Network()
+    body = ['body.0.weight', 'body.0.bias', 'body.1.weight']
+    assert sorted(groups_of(network)[0]) == sorted(['head.weight', 'head.bias', *body, 'bodyguard'])
+    assert groups_of(network, body=2) == [['head.weight', 'head.bias', 'bodyguard'], body]
+    assert groups_of(network, **{'body.0': 3, 'body': 2}) == [['head.weight', 'head.bias', 'bodyguard'], body[:2], body[2:]]
+
+
+@pytest.mark.parametrize(('factors', 'told'), [
+    ({'bod': 2}, "lr_factors.bod: no parameter is trained by it; did you mean 'body'?"),
+    ({'frozen': 2}, 'lr_factors.frozen: no parameter is trained by it'),
+    ({'body': 2, 'body.1': 3}, 'lr_factors.body.1: no parameter is trained by it')])
+def test_factor_of_nothing(factors, told):
+    with pytest.raises(UserError) as error:
+        parameter_groups(Network(), factors)
+    assert str(error.value).startswith(told)

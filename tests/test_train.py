@@ -390,6 +390,27 @@ def test_rate_of_each_step_follows_the_schedule(lab, unit, expected):
     assert [value for _, value in scalars(lab.save('run'))['train/lr']] == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
+def test_parts_of_the_network_have_rates_of_their_own(lab):
+    """Also after a stop, and with another factor then; another part would meet the wrong moments and is refused."""
+    used = []
+    original = torch.optim.Adam.step
+    lab.monkeypatch.setattr(torch.optim.Adam, 'step', lambda self: original(self) or used.append(
+        {group['lr']: sum(p.numel() for p in group['params']) for group in self.param_groups}))
+    assert lab.train('run', epoch_max=1, lr_schedule=None, lr_factors={'imnet': 3}).status == 0
+    assert lab.train('run', '-resume', 'auto', epoch_max=2, lr_schedule=None, lr_factors={'imnet': 0.5}).status == 0
+    base = lab.config['optimizer']['args']['lr']
+    width, hidden = 9 * 16 + 2, 16                                                   # K²·C values and the cell
+    decoder = (width + 1) * hidden + (hidden + 1) * 3
+    assert len(used) == 2 * BATCHES
+    for number, rates in enumerate(used):
+        (rest, others), (rate, own) = rates.items()
+        assert (rest, rate) == pytest.approx((base, base * (3 if number < BATCHES else 0.5))) and own == decoder
+        assert others + own == count_parameters(models.make(lab.config['model']))
+    assert [value for _, value in scalars(lab.save('run'))['train/lr']] == pytest.approx([base] * 2 * BATCHES)
+    done = lab.train('run', '-resume', 'auto', epoch_max=3, lr_schedule=None, lr_factors={'mssa': 3})
+    assert done.status == 2 and one_error_line(done, 'lr_factors of [imnet], but the config has [mssa]')
+
+
 # non-finite losses
 
 def test_exploding_rate_stops_the_run(lab):
