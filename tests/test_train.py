@@ -405,7 +405,7 @@ def test_parts_of_the_network_have_rates_of_their_own(lab):
     for number, rates in enumerate(used):
         (rest, others), (rate, own) = rates.items()
         assert (rest, rate) == pytest.approx((base, base * (3 if number < BATCHES else 0.5))) and own == decoder
-        assert others + own == count_parameters(models.make(lab.config['model']))
+        assert others + own == sum(p.numel() for p in models.make(lab.config['model']).parameters())
     assert [value for _, value in scalars(lab.save('run'))['train/lr']] == pytest.approx([base] * 2 * BATCHES)
     done = lab.train('run', '-resume', 'auto', epoch_max=3, lr_schedule=None, lr_factors={'mssa': 3})
     assert done.status == 2 and one_error_line(done, 'lr_factors of [imnet], but the config has [mssa]')
