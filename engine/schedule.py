@@ -20,7 +20,7 @@ def parameter_groups(model: torch.nn.Module, factors: dict[str, float]) -> list[
         factors: names of modules, or parameters, and what multiplies the rate of those below them. Of two names that fit,
             the first counts.
     Returns: {'params'} of the rest, then of each name, in its order.
-    Raises: SpecError for a name below which nothing is trained.
+    Raises: SpecError for a name below which nothing is trained, and for a model without anything to train.
     """
     groups = {name: [] for name in ('', *factors)}
     names = {}  # everything that a factor may be given for
@@ -30,6 +30,8 @@ def parameter_groups(model: torch.nn.Module, factors: dict[str, float]) -> list[
             above = ['.'.join(parts[:count]) for count in range(1, len(parts) + 1)]
             names |= dict.fromkeys(above)
             groups[next((name for name in factors if name in above), '')].append(parameter)
+    if not names:
+        raise SpecError('model: this model has no parameters to train')
     for name in factors:
         if not groups[name]:
             raise SpecError(f'lr_factors.{name}: no parameter is trained by it; {nearest_name(name, names)}')

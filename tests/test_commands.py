@@ -658,7 +658,7 @@ BAD_TRAIN = {  # path of the key, its value (None removes it), what the message 
     'half a data_norm': ('data_norm', {'inp': NAN_NORM['gt']}, 'data_norm.gt'),
     'missing data folder': ('train_dataset.dataset.args.root_path', 'Nowhere', 'data/Nowhere'),
     'number as data folder': ('train_dataset.dataset.args.root_path', 5, 'train_dataset.dataset.args'),
-    'model without weights': ('model', {'name': 'bicubic'}, 'error: '),
+    'model without weights': ('model', {'name': 'bicubic'}, 'this model has no parameters to train'),
 }
 
 
