@@ -39,7 +39,7 @@ NUMBER = (int, float)
 
 
 class Factors:
-    """The kind of a key that holds a positive number for each of some names."""
+    """The kind of a key that holds a number of at least 0 for each of some names."""
 
     def check(self, value: object, path: str) -> None:
         if not isinstance(value, dict):

@@ -12,7 +12,6 @@ for optimizer in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):
     OPTIMIZERS.register(optimizer.__name__.lower(), provided=('params',))(optimizer)
 
 
-
 def parameter_groups(model: torch.nn.Module, factors: dict[str, float]) -> list[dict]:
     """The trainable parameters in groups for an optimiser: those of each module in `factors`, after all the others.
 
