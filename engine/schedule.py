@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import torch
 
+from engine.muon import Muon
 from models.registry import Registry, SpecError
 from utils import nearest_name
 
 OPTIMIZERS = Registry('optimizer')
-for optimizer in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):
+for optimizer in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, Muon):
     OPTIMIZERS.register(optimizer.__name__.lower(), provided=('params',))(optimizer)
 
 
