@@ -8,6 +8,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+NOTHING = 1e-7  # Frobenius norm below which a matrix fades: that of a layer whose gradients have ceased
 SMALLEST = 8  # rows and columns: smaller weights have no directions to balance
 
 
@@ -18,7 +19,7 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     they have been brought into 0…1. Values below some 0.002 of the Frobenius norm are not there yet after five steps.
     """
     wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices        # (B, k, l), k <= l
-    x = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-30)
+    x = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=NOTHING)
     for _ in range(steps):
         square = x @ x.mT                                                            # (B, k, k)
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
