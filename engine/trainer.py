@@ -24,6 +24,7 @@ from engine.checkpoint import random_state, read_run, restore_random_state, save
 from engine.config import changes, plain
 from engine.distributed import ALONE, World, synchronise_batch_norm
 from engine.evaluate import evaluate
+from engine.health import dead_share, watch_relus
 from engine.pretrain import load_stage1
 from engine.record import Pace, Record, fem_strides, triptych, versions
 from engine.schedule import OPTIMIZERS, SCHEDULES, parameter_groups
@@ -35,6 +36,7 @@ SCALAR_EVERY = 50  # batches between two points of the loss curve
 SAVE_EVERY = 500  # batches of an epoch between two writings of epoch-last.pth, unless the config says otherwise
 CHECK_EVERY = 10  # batches between two looks at the loss on a GPU, which has to be waited for
 PICTURES = 3  # of the validation set that are shown
+MOST_DEAD = 0.5  # share of an encoder's ReLU channels that may be dead without a warning
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
@@ -258,9 +260,16 @@ class Trainer:
                 shown.append(pair.name)
                 self.record.picture(f'val/{pair.name}_x{scale:g}', triptych(pair, prediction), self.global_batch)
         self.model.eval()
-        rows = evaluate(self.model, self.val_dataset, self.device, 'validation', show, world=self.world)
+        with watch_relus(getattr(self.model, 'encoder', self.model)) as live:
+            rows = evaluate(self.model, self.val_dataset, self.device, 'validation', show, world=self.world)
         scores = {row['scale']: row['psnr'] for row in rows}
         self.record.scalars({f'val/psnr_x{scale:g}': score for scale, score in scores.items()}, self.global_batch)
+        if live:  # on the first process, of its share of the pictures
+            dead = dead_share(live)
+            self.record.scalars({'val/dead_channels': dead}, self.global_batch)
+            if dead > MOST_DEAD:
+                self.record.log(f"warning: {dead:.0%} of the encoder's ReLU channels are zero on the whole validation set: these "
+                                'learn nothing more; the learning rate may be too high')
         return scores
 
     def looked_at(self, batch: int) -> bool:

@@ -38,7 +38,7 @@ def test_run_writes_its_folder(lab):
     assert re.search(r'epoch 2/2: loss 0\.\d{4}, lr 5\.00e-04, PSNR ×2 \d+\.\d{3}, ×3 \d+\.\d{3}', log)  # cosine at 2 of 4
     curves = scalars(lab.save('run'))
     assert set(curves) == {'train/loss', 'train/lr', 'train/lowered_scales', 'train/msno.fem.stride',
-                           'val/psnr_x2', 'val/psnr_x3'}
+                           'val/psnr_x2', 'val/psnr_x3', 'val/dead_channels'}
     assert [step for step, _ in curves['train/loss']] == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in curves['val/psnr_x2']] == [step for step, _ in curves['val/psnr_x3']] == [3, 6]
     mean = np.mean([value for _, value in curves['train/loss'][3:]])

@@ -13,7 +13,9 @@ from lab import BATCHES, after_step, differences, events_of, one_error_line, sca
 from PIL import Image
 
 import engine.record
+import models
 from datasets.evaluation import Pair
+from engine.health import dead_share, watch_relus
 from engine.record import Pace, Record, git_revision, triptych, versions
 from engine.trainer import Trainer
 
@@ -65,6 +67,49 @@ def test_network_without_a_fem(lab):
     model = {'name': 'msit', 'args': {**lab.config['model']['args'], 'fem': 'none'}}
     assert lab.train('run', model=model).status == 0
     assert not any('stride' in name for name in scalars(lab.save('run')))
+
+
+def encoder_with_dead_channels(blocks: int, channels: int, dead: int) -> torch.nn.Module:
+    """An encoder, of whose ReLUs the first `dead` channels each see nothing but -1, and the next nothing but 0."""
+    encoder = models.make({'name': 'edsr-baseline', 'args': {
+        'n_resblocks': blocks, 'n_feats': channels, 'no_upsampling': True}})
+    for block in encoder.body[:-1]:
+        torch.nn.init.zeros_(block.body[0].weight[:dead + 1])
+        block.body[0].bias.data[:] = torch.tensor([-1.0] * dead + [0.0] + [50.0] * (channels - dead - 1))
+    return encoder
+
+
+def test_dead_channels_are_counted():
+    """A channel lives if it is above zero anywhere in one of the pictures; hooks go when the watch ends."""
+    encoder = encoder_with_dead_channels(blocks=3, channels=8, dead=2)
+    with torch.no_grad(), watch_relus(encoder) as live:
+        encoder.features(torch.rand(2, 3, 5, 4))
+    assert len(live) == 3 and all(channels.tolist() == [False] * 3 + [True] * 5 for channels in live.values())
+    assert dead_share(live) == 3 / 8
+    assert not any(module._forward_hooks for module in encoder.modules())
+
+    relu = torch.nn.ReLU()
+    with watch_relus(relu) as live:
+        for number in (1, 3):
+            picture = -torch.ones(1, 5, 2, 2)
+            picture[0, number, 1, 0] = 1e-3
+            relu(picture)
+    assert live[relu].tolist() == [False, True, False, True, False]
+
+
+def test_dead_channels_are_told(lab):
+    """From a start with 7 of 8 channels dead: a warning after every validation, and a curve. Not so with 1 of 8."""
+    for dead, warned in ((6, True), (0, False)):
+        name = f'run{dead}'
+        assert lab.train(name, epoch_max=1).status == 0
+        checkpoint = lab.loaded(name)
+        encoder = encoder_with_dead_channels(blocks=1, channels=8, dead=dead)
+        checkpoint['model']['sd'].update({f'encoder.{key}': value for key, value in encoder.state_dict().items()})
+        torch.save(checkpoint, 'start.pth')
+        done = lab.train(f'{name}b', '-pretrain', 'start.pth', epoch_max=1)
+        curve = scalars(lab.save(f'{name}b'))['val/dead_channels']
+        assert [value for _, value in curve] == [pytest.approx((dead + 1) / 8)] * 2
+        assert done.out.count("warning: 88% of the encoder's ReLU channels are zero") == 2 * warned
 
 
 def test_pictures_of_the_validation(lab):
