@@ -268,7 +268,7 @@ class Trainer:
             dead = dead_share(live)
             self.record.scalars({'val/dead_channels': dead}, self.global_batch)
             if dead > MOST_DEAD:
-                self.record.log(f"warning: {dead:.0%} of the encoder's ReLU channels are zero on all validation pictures and "
+                self.record.log(f"warning: {dead:.0%} of the encoder's ReLU channels are zero on the validation set, and "
                                 'learn nothing more; the learning rate may be too high')
         return scores
 
