@@ -466,7 +466,7 @@ def test_damaged_training_picture_is_named_in_one_line(lab):
 
 # the shipped configs
 
-OTHERS = [f'../{path.parent.name}/{path.stem}' for folder in ('ablation', 'budget')
+OTHERS = [f'../{path.parent.name}/{path.stem}' for folder in ('ablation', 'budget', 'zoo')
           for path in sorted((ROOT / 'configs' / folder).glob('*.yaml'))]
 SHIPPED = {  # trainable parameters
     'train_edsr_baseline_MsIT': 8_123_980,
