@@ -13,7 +13,8 @@ from engine.schedule import OPTIMIZERS, SCHEDULES
 from utils import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
-TRAIN_CONFIGS = sorted(path for folder in ('train', 'ablation', 'budget', 'zoo') for path in (CONFIGS / folder).glob('*.yaml'))
+TRAIN_CONFIGS = sorted(
+    path for folder in ('train', 'ablation', 'budget', 'zoo') for path in (CONFIGS / folder).glob('*.yaml'))
 TEST_CONFIGS = sorted((CONFIGS / 'test').glob('*.yaml'))
 PAPER_SCALES = {'set5': [2, 3, 4, 6, 8], 'set14': [2, 3, 4, 6, 8], 'bsd100': [2, 3, 4, 6, 8], 'urban100': [2, 3, 4, 6, 8],
                 'div2k': [2, 3, 4, 6, 12, 18, 24, 30]}
