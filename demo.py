@@ -29,7 +29,7 @@ def main() -> None:
     parser = Parser(description='Upscales a picture, or every picture of a folder, to any size.')
     parser.option('input', default=HERE / 'assets/harbour.png', metavar='PATH',
                   help='a picture or a folder of pictures (default: the bundled sample)')
-    parser.option('model', default='MSIT-M', metavar='FILE',
+    parser.option('model', default='MSIT-S', metavar='FILE',
                   help="a checkpoint, the name of weights in modelzoo/, or 'bicubic' (default: %(default)s)")
     size = parser.add_mutually_exclusive_group()
     size.add_argument('-scale', '--scale', default='4', metavar='S|SY,SX',

@@ -1,6 +1,6 @@
 """Draws assets/result.png: details of the bundled sample at ×4 by bicubic and by a model, beside the original drawing.
 
-    python assets/draw_result.py [-model MSIT-M]
+    python assets/draw_result.py [-model MSIT-S]
 """
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ ZOOM, GAP, CAPTION = 2, 6, 26
 
 def main() -> None:
     parser = Parser(description='Draws assets/result.png.')
-    parser.option('model', default='MSIT-M', metavar='FILE', help='the model to show')
+    parser.option('model', default='MSIT-S', metavar='FILE', help='the model to show')
     options = parser.parse_args()
     original = draw_scene()
     lr = to_tensor(read_rgb(HERE / 'harbour.png')).unsqueeze(0)                      # (1, 3, H, W)
