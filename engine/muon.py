@@ -55,6 +55,7 @@ class Muon(torch.optim.Optimizer):
             matrices, others = [], []
             for parameter in group['params']:
                 if parameter.grad is not None:
+                    self.state[parameter]['step'] = self.state[parameter].get('step', 0) + 1
                     (matrices if is_matrix(parameter) else others).append(parameter)
             matrices.sort(key=matrix_shape)
             for (m, n), same in groupby(matrices, matrix_shape):  # products of one shape are computed together
@@ -75,7 +76,6 @@ class Muon(torch.optim.Optimizer):
     def adam(self, parameter: Tensor, group: dict) -> None:
         state, (beta1, beta2) = self.state[parameter], group['betas']
         average, square = self.average(parameter, 'average'), self.average(parameter, 'square')
-        state['step'] = state.get('step', 0) + 1
         average.lerp_(parameter.grad, 1 - beta1)
         square.lerp_(parameter.grad.square(), 1 - beta2)
         deviation = (square / (1 - beta2 ** state['step'])).sqrt_().add_(group['eps'])
