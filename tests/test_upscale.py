@@ -809,6 +809,17 @@ def test_encodings_hold_what_is_declared(spec, alive):
     assert measured <= model.encode_floats <= measured * (1.25 if alive > 256 else 1.5)
 
 
+@pytest.mark.parametrize('dtype, error', [(torch.float64, 1e-15), (torch.float32, 1e-6)])
+def test_short_softmax(dtype, error):
+    """Against numbers of unlimited range: logits of a trained positional bias lie hundreds apart."""
+    logits = torch.tensor([[0., 1, 2], [613, -204, 612], [-500, -500, -500], [30, -9, -11]], dtype=dtype)
+    e = math.exp
+    expected = [[1 / (1 + e(1) + e(2)), e(1) / (1 + e(1) + e(2)), e(2) / (1 + e(1) + e(2))],
+                [1 / (1 + e(-1)), 0, e(-1) / (1 + e(-1))], [1 / 3, 1 / 3, 1 / 3],
+                [1 / (1 + e(-39) + e(-41)), e(-39) / (1 + e(-39) + e(-41)), e(-41) / (1 + e(-39) + e(-41))]]
+    assert largest(grid.short_softmax(logits), torch.tensor(expected, dtype=dtype)) < error
+
+
 @pytest.mark.parametrize('at_once', [1, 8])
 @pytest.mark.parametrize('scale', [1, 2, 4, 12])
 def test_blocks_hold_what_is_planned_for_them(monkeypatch, at_once, scale):
