@@ -45,7 +45,7 @@ class Factors:
         if not isinstance(value, dict):
             raise UserError(f'{path}: expected a block with a number for each name, got {value!r}')
         for name, number in value.items():
-            if not isinstance(name, str):
+            if not isinstance(name, str) or not name:
                 raise UserError(f'{path}: expected names, got {name!r}')
             check_value(number, Key(NUMBER), f'{path}.{name}')
 

@@ -3,9 +3,11 @@
 The run folder holds the resolved config.yaml, log.txt, tensorboard/, epoch-last.pth, epoch-best.pth and epoch-N.pth.
 """
 import contextlib
+import logging
 import math
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean as mean
@@ -103,7 +105,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.network = world.wrap(self.model)  # what a step calls; checkpoints and validation know the model alone
         if config.get('compile'):
-            self.network = torch.compile(self.network)
+            self.network = compiled(self.network)
 
     def build_data(self, data_root: Path) -> None:
         """This process's share of the training samples, and the validation set."""
@@ -344,6 +346,14 @@ def leave_process_group(worker: int) -> None:
     """In a data loader's worker: Ctrl-C and a batch system's SIGTERM are for the main process, which still needs it."""
     if hasattr(os, 'setsid'):
         os.setsid()
+
+
+def compiled(network: torch.nn.Module) -> torch.nn.Module:
+    """`torch.compile`, without its warnings of what is meant to stay outside: FEM's stride, a number in Python since pixels
+    are shifted by slices, and the spectra of large kernels."""
+    logging.getLogger('torch._dynamo.variables.tensor').setLevel(logging.ERROR)
+    warnings.filterwarnings('ignore', '.*code generation for complex operators')
+    return torch.compile(network)
 
 
 def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:

@@ -226,7 +226,8 @@ def test_unknown_names(tmp_path, train_config, path, wrong, right):
 
 @pytest.mark.parametrize(('factors', 'told'), [
     (2, 'lr_factors: expected a block'), ({'imnet': 'x'}, "lr_factors.imnet: expected int or float, got 'x'"),
-    ({'imnet': -1}, 'lr_factors.imnet: expected a number from 0'), ({1: 2}, 'lr_factors: expected names, got 1')])
+    ({'imnet': -1}, 'lr_factors.imnet: expected a number from 0'), ({1: 2}, 'lr_factors: expected names, got 1'),
+    ({'': 2}, "lr_factors: expected names, got ''")])
 def test_wrong_factors(tmp_path, train_config, factors, told):
     assert refusal(tmp_path, {**train_config, 'lr_factors': factors}).startswith(told)
 
