@@ -848,6 +848,19 @@ def natural(height: int, width: int) -> torch.Tensor:
     return torch.stack([shade + 0.4 * disc, 0.8 * shade + 0.3 * beam + texture, 0.9 - shade - 0.3 * disc]).clamp(0, 1)[None]
 
 
+def test_inference_mode():
+    """It belongs to a thread, as gradients do: the threads that decode have to be in it too."""
+    model, lr, threads = models.load('MSIT-S'), torch.rand(1, 3, 16, 20), torch.get_num_threads()
+    expected = model.upscale(lr, (40, 50))
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode():
+            sr = model.upscale(lr, (40, 50))
+    finally:
+        torch.set_num_threads(threads)
+    assert sr.is_inference() and largest(sr.clone(), expected) < 1e-5
+
+
 def assert_bfloat16_is_close(lr: torch.Tensor, size: tuple[int, int]) -> None:
     """Grid path and scattered path under autocast, within 2/255 of float32."""
     model = models.load('MSIT-S')

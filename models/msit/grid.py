@@ -82,14 +82,14 @@ def for_each(function: Callable[..., None], arguments: list[tuple], in_threads: 
     In threads each call computes on one core, which wastes less than dividing its small products among the cores. Recording
     of gradients and autocast belong to a thread: with either on, the calls are made in turn.
     """
-    threads = torch.get_num_threads()
+    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
     if not in_threads or threads == 1 or torch.is_grad_enabled() or torch.is_autocast_enabled('cpu'):
         for each in arguments:
             function(*each)
         return
 
     def alone(each: tuple) -> None:
-        with torch.no_grad():
+        with torch.inference_mode(inference), torch.no_grad():
             function(*each)
 
     torch.set_num_threads(1)
