@@ -35,8 +35,9 @@ def average(sources: list[str | Path], target: str | Path) -> None:
             raise UserError(f'{source}: is another network than {sources[0]}, or has another data_norm; expected runs of '
                             'one network')
         load_state(model, state, str(source))
+        state = model.state_dict()
         for key in total:
-            total[key] += model.state_dict()[key]
+            total[key] += state[key]
     model.load_state_dict({key: value / len(sources) for key, value in total.items()} | counts)
     save_checkpoint(target, model, spec, **{key: first[key] for key in ('epoch', 'global_batch') if key in first})
 
