@@ -80,7 +80,8 @@ def for_each(function: Callable[..., None], arguments: list[tuple], in_threads: 
     """Calls the function for each tuple of arguments.
 
     In threads each call computes on one core, which wastes less than dividing its small products among the cores. Recording
-    of gradients and autocast belong to a thread: with either on, the calls are made in turn.
+    of gradients and autocast belong to a thread: with either on, the calls are made in turn. So does inference mode, but
+    threads can enter it.
     """
     threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
     if not in_threads or threads == 1 or torch.is_grad_enabled() or torch.is_autocast_enabled('cpu'):
@@ -208,7 +209,7 @@ class GridDecoder:
 
 
 def short_softmax(logits: Tensor) -> Tensor:
-    """Softmax over the last dimension, 5 times faster than PyTorch's on CPUs where that is as short as K².
+    """Softmax over the last dimension, faster than PyTorch's on CPUs where that is as short as K² (docs/speed.md).
 
     Weights below e⁻⁴⁰ of the largest are raised to it: no precision tells them from zero, and exp is slow to underflow.
     """
