@@ -1,4 +1,4 @@
-"""Upscales a picture to any size: python demo.py -input a.png -scale 3.5 -output b.png
+"""Upscales an image to any size: python demo.py -input a.png -scale 3.5 -output b.png
 
 Without arguments it upscales the bundled sample with the bundled weights.
 """
@@ -13,10 +13,10 @@ from PIL import Image
 from tqdm import tqdm
 
 import models
-from datasets.images import SUFFIXES, list_images, open_image, to_rgb
-from datasets.sampling import to_tensor
-from engine.cli import Parser, choose_device, run
-from engine.evaluate import save_image, to_image
+from common.arrays import to_tensor
+from common.cli import Parser, choose_device, run
+from imaging.reading import SUFFIXES, list_images, open_image, to_rgb
+from imaging.writing import save_image, to_image
 from models.sr_model import SRModel
 from utils import UserError
 
@@ -26,9 +26,9 @@ MAX_PIXELS = 2 ** 30
 
 
 def main() -> None:
-    parser = Parser(description='Upscales a picture, or every picture of a folder, to any size.')
+    parser = Parser(description='Upscales an image, or every image of a folder, to any size.')
     parser.option('input', default=HERE / 'assets/harbour.png', metavar='PATH',
-                  help='a picture or a folder of pictures (default: the bundled sample)')
+                  help='an image or a folder of images (default: the bundled sample)')
     parser.option('model', default='MSIT-S', metavar='FILE',
                   help="a checkpoint, the name of weights in modelzoo/, or 'bicubic' (default: %(default)s)")
     size = parser.add_mutually_exclusive_group()
@@ -36,10 +36,10 @@ def main() -> None:
                       help='factor ≥ 1, or one for the height and one for the width (default: 4)')
     size.add_argument('-resolution', '--resolution', metavar='H,W', help='exact height and width in pixels')
     parser.option('output', type=Path, metavar='PATH',
-                  help='picture to write, or folder when the input is one (default: output/)')
+                  help='image to write, or folder when the input is one (default: output/)')
     parser.memory_option()
     parser.option('halo', type=int, metavar='N',
-                  help='LR pixels that the encoder looks at around each part of a picture too large for the memory; fewer '
+                  help='LR pixels that the encoder looks at around each part of an image too large for the memory; fewer '
                        'than it can see save time, and the error is measured (default: all, no error)')
     parser.device_options()
     options = parser.parse_args()
@@ -60,18 +60,18 @@ def main() -> None:
             broken += 1
             tqdm.write(f'skipped: {error}', file=sys.stderr)
     if broken:
-        raise UserError(f'{source}: {broken} of {len(jobs)} pictures could not be upscaled, see above; the others are done')
+        raise UserError(f'{source}: {broken} of {len(jobs)} images could not be upscaled, see above; the others are done')
 
 
 class Job(NamedTuple):
-    """A picture file and the file to write; without a `target` it goes to OUTPUT as NAME_HxW.png."""
+    """An image file and the file to write; without a `target` it goes to OUTPUT as NAME_HxW.png."""
     file: Path
     target: Path | None
     name: str
 
 
 def plan(source: Path, output: Path | None) -> list[Job]:
-    """What to do for one picture, or for every picture of a folder. Raises UserError when it cannot be written there."""
+    """What to do for one image, or for every image of a folder. Raises UserError when it cannot be written there."""
     if source.is_dir():
         folder = output or OUTPUT
         if folder.exists() and not folder.is_dir():
@@ -83,17 +83,17 @@ def plan(source: Path, output: Path | None) -> list[Job]:
         names = {file: file.stem if stems[file.stem] == 1 else file.name for file in files}  # a.png beside a.jpg
         return [Job(file, output / f'{names[file]}.png' if output else None, names[file]) for file in files]
     if not source.is_file():
-        raise UserError(f'{source}: no such picture or folder')
+        raise UserError(f'{source}: no such image or folder')
     if output is not None and output.is_dir():
         output = output / f'{source.stem}.png'
     if output is not None and output.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{output}: '{output.suffix}' is no picture format to write, expected {', '.join(sorted(SUFFIXES))}")
+        raise UserError(f"{output}: '{output.suffix}' is no image format to write, expected {', '.join(sorted(SUFFIXES))}")
     return [Job(source, output, source.stem)]
 
 
 def upscale_file(model: SRModel, job: Job, scale: tuple[float, float], resolution: tuple[int, int] | None,
                  memory: int | None, halo: int | None) -> None:
-    """Upscales one picture file, transparency (by bicubic) included, and says so in a line."""
+    """Upscales one image file, transparency (by bicubic) included, and says so in a line."""
     image = open_image(job.file)
     lr = to_tensor(to_rgb(image)).unsqueeze(0)                                       # (1, 3, H, W)
     height, width = lr.shape[2:]

@@ -1,10 +1,10 @@
 """Measures models on benchmark sets: python test.py -config configs/test/test-set5-4.yaml -model modelzoo/MSIT-S.pth"""
 from pathlib import Path
 
-from engine.cli import Parser, choose_device, run
-from engine.evaluate import format_table
-from engine.suite import Run, is_suite, plain_suite, read_suite
-from engine.tables import COLUMNS, markdown, write_tables
+from common.cli import Parser, choose_device, run
+from engine.evaluation.evaluate import format_table
+from engine.evaluation.suite import Run, is_suite, plain_suite, read_suite
+from engine.evaluation.tables import COLUMNS, markdown, write_tables
 from utils import UserError
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser.option('columns', nargs='+', default=[], choices=COLUMNS, metavar='COLUMN',
                   help=f"more columns for the table of several models: {', '.join(COLUMNS)}")
     parser.option('fresh', action='store_true', help='measure everything anew, whatever is kept')
-    parser.option('save-images', action='store_true', help='keep the upscaled pictures in test/NAME/SET/X{scale}/; '
+    parser.option('save-images', action='store_true', help='keep the upscaled images in test/NAME/SET/X{scale}/; '
                                                            'measures everything anew')
     parser.memory_option()
     parser.device_options()

@@ -6,10 +6,10 @@ import logging
 import threading
 from pathlib import Path
 
-from engine.cli import Parser, choose_device, run
+from common.cli import Parser, choose_device, run
 from engine.config import TRAIN_KEYS, load_config, named
 from engine.distributed import World, join
-from engine.trainer import Trainer
+from engine.training.trainer import Trainer
 from utils import UserError
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+ROOT = Path(__file__).resolve().parent  # of the project
 PARTIAL = '.partial-'  # files begin so until they are complete
 
 

@@ -12,10 +12,10 @@ sys.path.insert(0, str(HERE.parent))  # the project is not installed
 
 import models  # noqa: E402
 from assets.draw_sample import draw_scene  # noqa: E402
-from datasets.images import read_rgb  # noqa: E402
-from datasets.sampling import to_tensor  # noqa: E402
-from engine.cli import Parser, run  # noqa: E402
-from engine.evaluate import save_image, to_image  # noqa: E402
+from common.arrays import to_tensor  # noqa: E402
+from common.cli import Parser, run  # noqa: E402
+from imaging.reading import read_rgb  # noqa: E402
+from imaging.writing import save_image, to_image  # noqa: E402
 
 DETAILS = ((490, 226, 670, 326), (584, 84, 764, 184))  # left, top, right, bottom in the original: the sails, the lighthouse
 ZOOM, GAP, CAPTION = 2, 6, 26
@@ -37,15 +37,15 @@ def main() -> None:
 
 
 def arrange(columns: dict[str, Image.Image]) -> Image.Image:
-    """One column per picture with its caption, one row per detail."""
+    """One column per image with its caption, one row per detail."""
     width, height = (ZOOM * (DETAILS[0][i + 2] - DETAILS[0][i]) for i in (0, 1))
     sheet = Image.new('RGB', (len(columns) * (width + GAP) - GAP, CAPTION + len(DETAILS) * (height + GAP) - GAP), 'white')
     font = ImageFont.load_default(size=18)
-    for column, (caption, picture) in enumerate(columns.items()):
+    for column, (caption, image) in enumerate(columns.items()):
         left = column * (width + GAP)
         ImageDraw.Draw(sheet).text((left + width // 2, CAPTION // 2), caption, 'black', font, anchor='mm')
         for row, box in enumerate(DETAILS):
-            detail = picture.crop(box).resize((width, height), Image.Resampling.NEAREST)
+            detail = image.crop(box).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(detail, (left, CAPTION + row * (height + GAP)))
     return sheet
 

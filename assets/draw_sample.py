@@ -1,13 +1,13 @@
-"""Draw the sample picture of the demo: a harbour town in the evening sun.
+"""Draw the sample image of the demo: a harbour town in the evening sun.
 
-Everything is computed here from polygons, lines and seeded noise, so the picture is wholly the
+Everything is computed here from polygons, lines and seeded noise, so the image is wholly the
 project's own work; it is released, like the code, under the project's MIT licence.
 
     python assets/draw_sample.py                        # writes assets/harbour.png, 192x128
     python assets/draw_sample.py --full harbour_hr.png  # and the 768x512 original it is made from
 
 The scene is painted four times larger than the original and antialiased down with Lanczos; the
-low-resolution picture is the original downscaled by four with Pillow's bicubic filter.
+low-resolution image is the original downscaled by four with Pillow's bicubic filter.
 """
 import argparse
 from pathlib import Path
@@ -50,7 +50,7 @@ def relief_noise(rng, height, width, cell, octaves, step):
 
 
 class Canvas:
-    """A supersampled image, drawn on in the coordinates of the 768x512 picture."""
+    """A supersampled image, drawn on in the coordinates of the 768x512 image."""
 
     def __init__(self, pixels):
         self.image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
@@ -88,7 +88,7 @@ class Canvas:
 
 
 class Face:
-    """A flat face in space: `along` and `up` are its axes in the picture, `light` is what falls on it."""
+    """A flat face in space: `along` and `up` are its axes in the image, `light` is what falls on it."""
 
     def __init__(self, canvas, origin, along, up, light):
         self.canvas, self.light = canvas, light
@@ -339,7 +339,7 @@ def draw_foreground(canvas, rng):
 
 
 def draw_scene(seed=7):
-    """The whole picture, 768x512."""
+    """The whole image, 768x512."""
     rng = np.random.default_rng(seed)
     pixels = paint_sky(rng)
     paint_hill(pixels, rng, [(0, 190), (300, 235), (560, 262), (768, 240)], 9, (128, 134, 160), (206, 176, 166), 60)
@@ -363,10 +363,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-full", "--full", metavar="FILE", help="also write the 768x512 original to FILE")
     options = parser.parse_args()
-    picture = draw_scene()
+    image = draw_scene()
     if options.full:
-        picture.save(options.full, optimize=True, quality=92)
-    small = picture.resize((WIDTH // DOWNSCALING, HEIGHT // DOWNSCALING), Image.Resampling.BICUBIC)
+        image.save(options.full, optimize=True, quality=92)
+    small = image.resize((WIDTH // DOWNSCALING, HEIGHT // DOWNSCALING), Image.Resampling.BICUBIC)
     small.save(Path(__file__).with_name("harbour.png"), optimize=True)
 
 

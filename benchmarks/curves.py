@@ -11,7 +11,7 @@ from statistics import fmean
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from engine.cli import Parser, run
+from common.cli import Parser, run
 from utils import UserError, atomic_path
 
 TAG = 'val/psnr_x'
@@ -20,7 +20,7 @@ TAG = 'val/psnr_x'
 def main() -> None:
     parser = Parser(prog='python -m benchmarks.curves', description='Draws the validation curves of several runs.')
     parser.option('runs', nargs='+', required=True, metavar='DIR', help='folders of runs')
-    parser.option('output', type=Path, required=True, metavar='FILE', help='picture to write, .png or .svg')
+    parser.option('output', type=Path, required=True, metavar='FILE', help='image to write, .png or .svg')
     options = parser.parse_args()
     draw({Path(folder).name: read_curve(Path(folder)) for folder in options.runs}, options.output)
     print(f'wrote {options.output}')

@@ -1,10 +1,10 @@
-"""Training samples per second: the store of decoded pictures against decoding a whole picture for every crop.
+"""Training samples per second: the store of decoded images against decoding a whole image for every crop.
 
     OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.data -output data.json
 
-Pictures of DIV2K's size are made for the purpose, in a temporary folder. Samples are those of the faithful configs: LR crops
+Images of DIV2K's size are made for the purpose, in a temporary folder. Samples are those of the faithful configs: LR crops
 of 48×48, s ~ U(1, 4), 2304 queries, batches of 32. Both ways cut the same samples, in turns; all files are in the system's
-cache, so reading from a disk is not part of either. Then a config is trained on crops of these pictures for some batches:
+cache, so reading from a disk is not part of either. Then a config is trained on crops of these images for some batches:
 what share of its steps is waiting for data?
 """
 import contextlib
@@ -28,11 +28,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import datasets
+from common.cli import Parser, choose_device, run
 from datasets.sampling import DrawSampler
-from engine.cli import Parser, choose_device, run
 from engine.config import TRAIN_KEYS, load_config
-from engine.record import Pace
-from engine.trainer import Trainer
+from engine.training.record import Pace
+from engine.training.trainer import Trainer
 from utils import UserError, write_text
 
 CONFIG = Path(__file__).resolve().parent.parent / 'configs/train/train_msit_s.yaml'
@@ -42,9 +42,9 @@ BATCHES = {'none': 2, 'mapped': 64}  # of a timed epoch: about a second or two e
 
 
 def main() -> None:
-    parser = Parser(description='Times training samples cut from decoded pictures and from whole ones decoded each time.')
+    parser = Parser(description='Times training samples cut from decoded images and from whole ones decoded each time.')
     parser.option('output', metavar='FILE', help='where to write the numbers as JSON')
-    parser.option('pictures', type=int, default=8, metavar='N', help='how many to make (default: 8)')
+    parser.option('images', type=int, default=8, metavar='N', help='how many to make (default: 8)')
     parser.option('size', default='1356,2040', metavar='H,W', help='of each, pixels (default: 1356,2040)')
     parser.option('workers', default='0,1,2', metavar='N,N', help="numbers of a data loader's workers (default: 0,1,2)")
     parser.option('repeats', type=int, default=7, metavar='N', help='timed epochs, whose median counts (default: 7)')
@@ -56,12 +56,12 @@ def main() -> None:
     device = choose_device(options)
     height, width = integers(options.size, '-size', 2, least=192)
     workers = integers(options.workers, '-workers', None, least=0)
-    if options.pictures < 1 or options.repeats < 1:
-        raise UserError('-pictures and -repeats must be at least 1')
+    if options.images < 1 or options.repeats < 1:
+        raise UserError('-images and -repeats must be at least 1')
     warnings.filterwarnings('ignore', message='This DataLoader will create')  # more workers than cores are the point
 
     with tempfile.TemporaryDirectory() as folder:
-        png_bytes = make_pictures(Path(folder) / 'pictures', options.pictures, height, width)
+        png_bytes = make_images(Path(folder) / 'images', options.images, height, width)
         started = time.perf_counter()
         stores = {cache: make_dataset(Path(folder), cache) for cache in BATCHES}
         build_seconds = time.perf_counter() - started
@@ -73,11 +73,11 @@ def main() -> None:
     results = {
         'machine': {'processor': platform.processor() or platform.machine(), 'cores': usable_cores(),
                     'torch': torch.__version__, 'numpy': np.__version__, 'pillow': PIL.__version__},
-        'pictures': {'count': options.pictures, 'size': [height, width], 'png_bytes': png_bytes,
+        'images': {'count': options.images, 'size': [height, width], 'png_bytes': png_bytes,
                      'build_seconds': build_seconds},
         'rows': rows, 'steps': steps, 'config': str(options.config), 'device': str(device),
     }
-    print(f'{options.pictures} pictures of {height}x{width}, {png_bytes / options.pictures / 1e6:.2f} MB each as PNG; '
+    print(f'{options.images} images of {height}x{width}, {png_bytes / options.images / 1e6:.2f} MB each as PNG; '
           f'{results["machine"]["cores"]} core(s); medians of {options.repeats}')
     print(format_table(rows))
     if steps:
@@ -98,30 +98,30 @@ def integers(text: str, option: str, count: int | None, least: int) -> list[int]
     return values
 
 
-def make_pictures(folder: Path, count: int, height: int, width: int) -> int:
-    """Writes PNG pictures of soft shapes of every size and a camera's noise; returns their bytes in all.
+def make_images(folder: Path, count: int, height: int, width: int) -> int:
+    """Writes PNG images of soft shapes of every size and a camera's noise; returns their bytes in all.
 
     They take 1.6 bytes a pixel, as DIV2K's do, and so cost as much to decode.
     """
     folder.mkdir()
-    for number in tqdm(range(count), 'making pictures', disable=None, leave=False):
+    for number in tqdm(range(count), 'making images', disable=None, leave=False):
         rng = np.random.default_rng(number)
-        picture = 128 + rng.normal(0, 3, (height, width, 3))
+        image = 128 + rng.normal(0, 3, (height, width, 3))
         for cell in (4, 16, 64, 256, 1024):
             grid = rng.normal(0, 60 * (cell / 1024) ** 0.5, (3, height // cell + 2, width // cell + 2)).astype(np.float32)
             shapes = [Image.fromarray(channel).resize((width, height), Image.Resampling.BICUBIC) for channel in grid]
-            picture += np.stack(shapes, -1)
-        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / f'{number}.png')
+            image += np.stack(shapes, -1)
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f'{number}.png')
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def folder_spec(cache: str) -> dict:
-    """The pictures, below the temporary data root."""
-    return {'name': 'image-folder', 'args': {'root_path': 'pictures', 'cache': cache}}
+    """The images, below the temporary data root."""
+    return {'name': 'image-folder', 'args': {'root_path': 'images', 'cache': cache}}
 
 
 def make_dataset(data_root: Path, cache: str):
-    """The faithful configs' samples, from the pictures below `data_root`."""
+    """The faithful configs' samples, from the images below `data_root`."""
     return datasets.make({
         'dataset': folder_spec(cache),
         'wrapper': {'name': 'sr-implicit-downsampled', 'args': {'inp_size': 48, 'scale_min': 1, 'scale_max': 4,
@@ -147,7 +147,7 @@ def measure(stores: dict, workers: int, repeats: int) -> dict:
 
 
 def time_steps(config: str | Path, folder: Path, cache: str, workers: int, count: int, device: torch.device) -> dict:
-    """Mean seconds of a training step of the config, and of waiting for its data, on crops of the pictures."""
+    """Mean seconds of a training step of the config, and of waiting for its data, on crops of the images."""
     config = load_config(config, TRAIN_KEYS)
     config['train_dataset'] |= {'dataset': folder_spec(cache), 'num_workers': workers, 'epoch_batches': WARM + count}
     config.pop('val_dataset', None)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models import coords
+from common import coords
 from models.decoders.msit import MSIT
 
 CHUNK = 30_000  # queries at a time, as in the authors' tests

@@ -1,6 +1,6 @@
 """Times the plain and the fast path of MSIT side by side: python -m benchmarks.queries
 
-Both upscale the same pictures with the same weights, encoder included. `plain` is the authors' algorithm (plain.py), `fast`
+Both upscale the same images with the same weights, encoder included. `plain` is the authors' algorithm (plain.py), `fast`
 is `model.upscale`. Runs alternate and medians are compared, so that a busy machine disturbs both alike. The floor is the
 counted multiply-adds of the fast path, convolutions counted as direct ones, at the rate of matrix products measured in the
 same run. Peak memory is that of a process of its own on CPUs, of the allocator on GPUs.
@@ -25,9 +25,9 @@ from tqdm import tqdm
 
 import models
 from benchmarks import plain
-from engine.cli import Parser, choose_device, run
+from common.cli import Parser, choose_device, run
+from common.coords import nearest_index, pixel_centres
 from engine.config import TRAIN_KEYS, load_config
-from models.coords import nearest_index, pixel_centres
 from models.decoders.msit import MSIT
 from utils import write_text
 
@@ -141,7 +141,7 @@ class Bench:
         return self.rate
 
     def multiply_adds(self, side: int, scale: float) -> float:
-        """Of the fast path for a side × side picture, convolutions counted as direct ones, small terms left out."""
+        """Of the fast path for a side × side image, convolutions counted as direct ones, small terms left out."""
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             plain.encode(self.plain, torch.zeros(1, 3, 32, 32, device=self.device))
         encode = counter.get_total_flops() / 2 / 32 ** 2 * side ** 2

@@ -1,4 +1,4 @@
-"""Pictures → training samples and evaluation pairs. Two registries: `DATASETS` read pictures, `WRAPPERS` cut samples."""
+"""Images → training samples and evaluation pairs. Two registries: `DATASETS` read images, `WRAPPERS` cut samples."""
 import importlib
 import pkgutil
 

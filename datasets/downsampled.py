@@ -1,8 +1,8 @@
-"""Training samples from HR pictures alone: random-scale crops, LR by Pillow's bicubic."""
+"""Training samples from HR images alone: random-scale crops, LR by Pillow's bicubic."""
 import numpy as np
 from torch.utils.data import Dataset
 
-from datasets.images import resize_bicubic
+from common.arrays import resize_bicubic
 from datasets.registry import WRAPPERS
 from datasets.sampling import Draw, make_sample, pad_to, random_crop, random_dihedral
 
@@ -11,7 +11,7 @@ from datasets.sampling import Draw, make_sample, pad_to, random_crop, random_dih
 class Downsampled(Dataset):
     """HR crops of round(inp_size·s)² with s ~ U(scale_min, scale_max), and their bicubic LR of inp_size².
 
-    A scale whose crop does not fit the smallest picture that it is drawn for is lowered until it does; a picture smaller
+    A scale whose crop does not fit the smallest image that it is drawn for is lowered until it does; an image smaller
     than inp_size itself is mirrored up to it.
 
     Args:
@@ -21,8 +21,8 @@ class Downsampled(Dataset):
             being equally likely (CLIT's cumulative training). None: s ~ U(scale_min, scale_max).
         scale_per: 'batch' (MSIT, CLIT) or 'sample' (LIIF, LTE) draws one s for each.
         augment: random flips and 90° rotations.
-        rescale_min: below 1, each HR crop is taken from its picture shrunk (Pillow's bicubic) by r ~ U(rescale_min, 1), or
-            as far as the picture allows: of compressed photographs it is sharper, and freer of artefacts.
+        rescale_min: below 1, each HR crop is taken from its image shrunk (Pillow's bicubic) by r ~ U(rescale_min, 1), or
+            as far as the image allows: of compressed photographs it is sharper, and freer of artefacts.
         sample_q: HR pixels asked for, without replacement.
     """
 
@@ -30,7 +30,7 @@ class Downsampled(Dataset):
                  cascade: list[float] | None = None, scale_per: str = 'batch', augment: bool = True,
                  rescale_min: float = 1, sample_q: int = 2304):
         if not hasattr(dataset, 'size'):
-            raise ValueError("needs a dataset of single pictures, such as 'image-folder'")
+            raise ValueError("needs a dataset of single images, such as 'image-folder'")
         if any(not 1 <= scale_min <= upper < float('inf') for upper in cascade or [scale_max]):
             raise ValueError(f'expected 1 <= scale_min <= scale_max, got {scale_min} and {cascade or scale_max}')
         if scale_per not in ('batch', 'sample'):
@@ -47,7 +47,7 @@ class Downsampled(Dataset):
         return len(self.dataset)
 
     def draw_scales(self, indices: list[int], rng: np.random.Generator) -> list[tuple[float, bool]]:
-        """(scale, whether it was lowered) for each picture of a batch."""
+        """(scale, whether it was lowered) for each image of a batch."""
         limits = [max(1.0, min(self.dataset.size(index)) / self.inp_size) for index in indices]
         if self.scale_per == 'batch':
             limits = [min(limits)] * len(indices)
@@ -63,19 +63,19 @@ class Downsampled(Dataset):
         steps = rng.integers(len(self.cascade)) + 1
         return float(np.prod([rng.uniform(self.scale_range[0], upper) for upper in self.cascade[:steps]]))
 
-    def draw_extent(self, side: int, picture: np.ndarray, rng: np.random.Generator) -> int:
-        """Pixels of a picture's side that become the crop's `side`. Draws nothing unless crops are rescaled."""
+    def draw_extent(self, side: int, image: np.ndarray, rng: np.random.Generator) -> int:
+        """Pixels of an image's side that become the crop's `side`. Draws nothing unless crops are rescaled."""
         if self.rescale_min == 1:
             return side
-        return min(round(side / rng.uniform(self.rescale_min, 1)), *picture.shape[:2])
+        return min(round(side / rng.uniform(self.rescale_min, 1)), *image.shape[:2])
 
     def __getitem__(self, draw: Draw) -> dict:
         """One sample; see `make_sample`."""
         rng = np.random.default_rng(draw.seed)
         side = round(self.inp_size * draw.scale)
-        picture = pad_to(self.dataset[draw.index], side)
-        extent = self.draw_extent(side, picture, rng)
-        crop = picture[random_crop(*picture.shape[:2], extent, rng)]
+        image = pad_to(self.dataset[draw.index], side)
+        extent = self.draw_extent(side, image, rng)
+        crop = image[random_crop(*image.shape[:2], extent, rng)]
         # a copy that lies together: it is gone through several times
         hr = np.ascontiguousarray(crop) if extent == side else resize_bicubic(crop, side, side)
         lr = resize_bicubic(hr, self.inp_size, self.inp_size)

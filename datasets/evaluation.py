@@ -1,4 +1,4 @@
-"""Evaluation pairs by the published protocols: where the LR picture comes from, and how HR is cut to it."""
+"""Evaluation pairs by the published protocols: where the LR image comes from, and how HR is cut to it."""
 import hashlib
 import json
 import math
@@ -8,17 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.images import read_rgb, read_size, resize_bicubic
+from common.arrays import resize_bicubic
 from datasets.registry import WRAPPERS
+from imaging.reading import read_rgb, read_size
 from utils import UserError
 
-PREPARED_SCALES = (2, 3, 4)  # the factors for which the sets come with LR pictures
+PREPARED_SCALES = (2, 3, 4)  # the factors for which the sets come with LR images
 BORDERS = {'benchmark': 0, 'div2k': 6}  # pixels that a protocol removes at each side besides ceil(s)
 OWN_LR, PIL_LR = 'LR_bicubic', 'pil_bicubic'  # names of the two sources, as results.json writes them
 
 
 class Pair(NamedTuple):
-    """One picture of an evaluation: its file name, LR (h, w, 3) and HR (H, W, 3) uint8, H = round(h·s)."""
+    """One image of an evaluation: its file name, LR (h, w, 3) and HR (H, W, 3) uint8, H = round(h·s)."""
     name: str
     lr: np.ndarray
     hr: np.ndarray
@@ -36,18 +37,18 @@ def border(protocol: str, scale: float) -> int:
 
 @WRAPPERS.register('sr-evaluation', provided=('dataset', 'data_root'))
 class Evaluation:
-    """A set of pictures at a list of scales.
+    """A set of images at a list of scales.
 
-    The LR picture is the set's own (`lr_path`/X{s}/NAMEx{s}.png) at ×2, ×3 and ×4, and otherwise Pillow's bicubic of the HR
-    picture cut to round(floor(HR / s)·s) from the top left.
+    The LR image is the set's own (`lr_path`/X{s}/NAMEx{s}.png) at ×2, ×3 and ×4, and otherwise Pillow's bicubic of the HR
+    image cut to round(floor(HR / s)·s) from the top left.
 
     Args:
         name: of the set, in tables.
         protocol: 'benchmark' (Y, border ceil(s)) or 'div2k' (RGB, border ceil(s) + 6).
         scales: real factors ≥ 1, one or a list.
-        lr_path: folder of the set's own LR pictures; relative to the data root.
+        lr_path: folder of the set's own LR images; relative to the data root.
         lr: 'own' as above ('div2k' falls back on Pillow where a factor's folder is absent), or 'pil' at every scale.
-        crop: HR side of a fixed centre crop; None for whole pictures. The LR picture is then always Pillow's.
+        crop: HR side of a fixed centre crop; None for whole images. The LR image is then always Pillow's.
     """
 
     def __init__(self, *, dataset, data_root, name: str, protocol: str, scales: float | list[float],
@@ -62,7 +63,7 @@ class Evaluation:
         if crop is not None and crop < 1:
             raise ValueError(f'crop is {crop!r}, expected a side in pixels')
         if not hasattr(dataset, 'files'):
-            raise ValueError("needs a dataset of single pictures, such as 'image-folder'")
+            raise ValueError("needs a dataset of single images, such as 'image-folder'")
         self.dataset, self.name, self.protocol, self.crop = dataset, name, protocol, crop
         self.scales = [float(s) for s in scales]
         self.lr_path = Path(data_root) / lr_path if lr_path and lr == 'own' and crop is None else None
@@ -75,7 +76,7 @@ class Evaluation:
         return len(self.dataset.files)
 
     def source(self, scale: float) -> str:
-        """Where LR pictures of this scale come from: OWN_LR or PIL_LR."""
+        """Where LR images of this scale come from: OWN_LR or PIL_LR."""
         if self.lr_path is None or scale not in PREPARED_SCALES:
             return PIL_LR
         folder = self.lr_path / f'X{int(scale)}'
@@ -83,10 +84,10 @@ class Evaluation:
             return OWN_LR
         if self.protocol == 'div2k':
             return PIL_LR
-        raise UserError(f"{folder}: no such folder of LR pictures; set 'lr: pil' to make them by Pillow's bicubic")
+        raise UserError(f"{folder}: no such folder of LR images; set 'lr: pil' to make them by Pillow's bicubic")
 
     def pairs(self, scale: float, which: slice = slice(None)) -> Iterator[Pair]:
-        """The pictures at one scale, or `which` of them, read as they are asked for."""
+        """The images at one scale, or `which` of them, read as they are asked for."""
         source = self.source(scale)
         for index in range(len(self))[which]:
             file = self.dataset.files[index]
@@ -100,7 +101,7 @@ class Evaluation:
             yield Pair(file.name, lr, hr)
 
     def fingerprint(self, scale: float) -> str:
-        """Equal for equal evaluations: of the protocol, and of every picture's name, size in bytes and modification time."""
+        """Equal for equal evaluations: of the protocol, and of every image's name, size in bytes and modification time."""
         files = list(self.dataset.files)
         if self.source(scale) == OWN_LR:
             files += [self.own_file(file, scale) for file in files]
@@ -110,7 +111,7 @@ class Evaluation:
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
     def check_size(self, index: int, scale: float) -> None:
-        """Raises UserError when the protocol leaves nothing of a picture at this scale."""
+        """Raises UserError when the protocol leaves nothing of an image at this scale."""
         height, width = (min(side, self.crop or side) for side in self.dataset.size(index))
         left = min(round(lr_side(side, scale) * scale) for side in (height, width)) - 2 * border(self.protocol, scale)
         if left < 1:
@@ -118,10 +119,10 @@ class Evaluation:
                             f'scale {scale:g}, which removes {border(self.protocol, scale)} pixels at each side')
 
     def read_own(self, hr_file: Path, scale: float, size: tuple[int, int]) -> np.ndarray:
-        """The set's own LR picture of an HR file, which must have `size` = floor(HR / s)."""
+        """The set's own LR image of an HR file, which must have `size` = floor(HR / s)."""
         file = self.own_file(hr_file, scale)
         if file.is_file() and read_size(file) != size:
-            raise UserError(f'{file}: is {read_size(file)}, expected {size} (height, width) for its HR picture')
+            raise UserError(f'{file}: is {read_size(file)}, expected {size} (height, width) for its HR image')
         return read_rgb(file)
 
     def own_file(self, hr_file: Path, scale: float) -> Path:

@@ -1,11 +1,11 @@
-"""Data sets of pictures: indexed reading of whole pictures as 8-bit RGB."""
+"""Data sets of images: indexed reading of whole images as 8-bit RGB."""
 from pathlib import Path
 
 import numpy as np
 
-from datasets.images import in_parallel, list_images, read_rgb, read_size
 from datasets.registry import DATASETS
 from datasets.store import Store
+from imaging.reading import in_parallel, list_images, read_rgb, read_size
 from utils import UserError
 
 CACHES = ('none', 'in_memory', 'mapped')
@@ -13,17 +13,17 @@ CACHES = ('none', 'in_memory', 'mapped')
 
 @DATASETS.register('image-folder', provided=('data_root',))
 class ImageFolder:
-    """The pictures of one folder, or of several.
+    """The images of one folder, or of several.
 
     Args:
         root_path: a folder or a list of folders; relative ones start from the data root.
         list_file: text file with one file name per line, relative to the folder(s), instead of everything found there.
-        first_k: keep the first k pictures.
+        first_k: keep the first k images.
         repeat: let the data set look this many times as long.
         cache: 'none' decodes at each access; 'in_memory' decodes everything at the start; 'mapped' decodes everything once,
             into a store on disk that later runs find again (`datasets/store.py`). The pixels are the same.
         cache_path: folder of the store; a relative one starts from the data root.
-    Raises: UserError naming the folder, or the picture that cannot be read; OSError where the store cannot be written.
+    Raises: UserError naming the folder, or the image that cannot be read; OSError where the store cannot be written.
     """
 
     def __init__(self, *, data_root: str | Path, root_path: str | list[str], list_file: str | None = None,
@@ -42,11 +42,11 @@ class ImageFolder:
         self.files = files[:first_k]
         self.repeat = repeat
         if cache == 'mapped':
-            store = Store(pictures=self.files, data_root=Path(data_root), folder=Path(data_root) / cache_path)
+            store = Store(images=self.files, data_root=Path(data_root), folder=Path(data_root) / cache_path)
             self.decoded, self.sizes = store, store.sizes
         elif cache == 'in_memory':
             self.decoded = in_parallel(read_rgb, self.files, 'decoding')
-            self.sizes = [picture.shape[:2] for picture in self.decoded]
+            self.sizes = [image.shape[:2] for image in self.decoded]
         else:
             self.decoded = None
             self.sizes = [read_size(file) for file in self.files]
@@ -60,17 +60,17 @@ class ImageFolder:
         return read_rgb(self.files[index]) if self.decoded is None else self.decoded[index]
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of a picture; reads no file."""
+        """(height, width) of an image; reads no file."""
         return self.sizes[index % len(self.files)]
 
 
 def read_list(path: Path, roots: list[Path]) -> list[Path]:
     """The files that a list names, each in the first of `roots` that has it."""
     if not path.is_file():
-        raise UserError(f'{path}: no such list of pictures')
+        raise UserError(f'{path}: no such list of images')
     names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
     if not names:
-        raise UserError(f'{path}: names no picture')
+        raise UserError(f'{path}: names no image')
     files = []
     for name in names:
         found = [root / name for root in roots if (root / name).is_file()]
@@ -82,11 +82,11 @@ def read_list(path: Path, roots: list[Path]) -> list[Path]:
 
 @DATASETS.register('paired-image-folders', provided=('data_root',))
 class PairedImageFolders:
-    """Pairs of an LR picture and its HR picture, matched by sorted order as in the released benchmark archives.
+    """Pairs of an LR image and its HR image, matched by sorted order as in the released benchmark archives.
 
     Args:
-        root_path_1: folder of LR pictures.
-        root_path_2: folder of HR pictures; each an integer factor larger, up to what the factor cut off.
+        root_path_1: folder of LR images.
+        root_path_2: folder of HR images; each an integer factor larger, up to what the factor cut off.
         The others as in `image-folder`.
     """
 
@@ -95,8 +95,8 @@ class PairedImageFolders:
         folders = [Path(data_root) / root for root in (root_path_1, root_path_2)]
         counts = [len(list_images(folder)[:first_k]) for folder in folders]  # told before anything is decoded
         if counts[0] != counts[1]:
-            raise UserError(f'{folders[0]} holds {counts[0]} pictures and {folders[1]} {counts[1]}: '
-                            'LR and HR pictures must come in pairs')
+            raise UserError(f'{folders[0]} holds {counts[0]} images and {folders[1]} {counts[1]}: '
+                            'LR and HR images must come in pairs')
         common = {'data_root': data_root, 'first_k': first_k, 'repeat': repeat, 'cache': cache, 'cache_path': cache_path}
         self.lr = ImageFolder(root_path=root_path_1, **common)
         self.hr = ImageFolder(root_path=root_path_2, **common)
@@ -113,10 +113,10 @@ class PairedImageFolders:
         return lr, hr[:lr.shape[0] * scale, :lr.shape[1] * scale]
 
     def scale(self, index: int) -> int:
-        """The integer factor s between a pair's pictures."""
+        """The integer factor s between a pair's images."""
         (lr_height, lr_width), (height, width) = self.lr.size(index), self.hr.size(index)
         scale = height // lr_height
         if scale < 1 or (height // scale, width // scale) != (lr_height, lr_width):
             file = self.lr.files[index % len(self.lr.files)]
-            raise UserError(f'{file}: {lr_height}x{lr_width} does not divide its HR picture ({height}x{width}) evenly')
+            raise UserError(f'{file}: {lr_height}x{lr_width} does not divide its HR image ({height}x{width}) evenly')
         return scale

@@ -8,10 +8,10 @@ from datasets.sampling import Draw, make_sample, pad_to, random_crop, random_dih
 
 @WRAPPERS.register('sr-implicit-paired', provided=('dataset', 'data_root'))
 class Paired(Dataset):
-    """LR crops of inp_size² and the same region of the HR picture.
+    """LR crops of inp_size² and the same region of the HR image.
 
     Args:
-        inp_size: LR side, pixels; a smaller LR picture is mirrored up to it, and its HR picture alike.
+        inp_size: LR side, pixels; a smaller LR image is mirrored up to it, and its HR image alike.
         augment: random flips and 90° rotations.
         sample_q: HR pixels asked for, without replacement; None for all.
     """
@@ -27,7 +27,7 @@ class Paired(Dataset):
         return len(self.dataset)
 
     def draw_scales(self, indices: list[int], rng: np.random.Generator) -> list[tuple[float, bool]]:
-        """(scale, False) for each picture of a batch: the pairs fix it."""
+        """(scale, False) for each image of a batch: the pairs fix it."""
         return [(float(self.dataset.scale(index)), False) for index in indices]
 
     def __getitem__(self, draw: Draw) -> dict:

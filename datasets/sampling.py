@@ -1,4 +1,4 @@
-"""Which pictures, scale and random numbers make each training batch.
+"""Which images, scale and random numbers make each training batch.
 
 Everything random about a sample follows from (seed, epoch, batch, place in the batch) alone. So a run is the same with
 any number of workers, and resuming needs no more than the number of batches done.
@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from models.coords import make_cell, pixel_centres
+from common.arrays import to_tensor
+from common.coords import make_cell, pixel_centres
 from utils import UserError
 
 
 class Draw(NamedTuple):
-    """What a wrapper needs to cut one sample: the picture's index, the scale, and a seed for the rest.
+    """What a wrapper needs to cut one sample: the image's index, the scale, and a seed for the rest.
 
-    `lowered` tells that the drawn scale was lowered because its crop did not fit the pictures.
+    `lowered` tells that the drawn scale was lowered because its crop did not fit the images.
     """
     index: int
     scale: float
@@ -28,7 +29,7 @@ class Draw(NamedTuple):
 class DrawSampler(Sampler):
     """Batches of draws for a DataLoader's `batch_sampler`.
 
-    Pictures come in random permutations, one after the other, so that all are used equally often. Of several processes
+    Images come in random permutations, one after the other, so that all are used equally often. Of several processes
     each gets every ranks-th sample of the same batches; one that a small batch leaves without any gets the batch's first,
     for the shapes alone (`share` tells).
 
@@ -78,14 +79,14 @@ class DrawSampler(Sampler):
             yield draws[self.rank::self.ranks] or draws[:1]
 
 
-def random_dihedral(pictures: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """One of the eight flips and 90° rotations, the same for all `pictures` (H, W, …)."""
+def random_dihedral(images: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """One of the eight flips and 90° rotations, the same for all `images` (H, W, …)."""
     flip_rows, flip_columns, transpose = rng.random(3) < 0.5
     if flip_rows:
-        pictures = [picture[::-1] for picture in pictures]
+        images = [image[::-1] for image in images]
     if flip_columns:
-        pictures = [picture[:, ::-1] for picture in pictures]
-    return [picture.swapaxes(0, 1) for picture in pictures] if transpose else pictures
+        images = [image[:, ::-1] for image in images]
+    return [image.swapaxes(0, 1) for image in images] if transpose else images
 
 
 def random_crop(height: int, width: int, side: int, rng: np.random.Generator) -> tuple[slice, slice]:
@@ -94,15 +95,10 @@ def random_crop(height: int, width: int, side: int, rng: np.random.Generator) ->
     return slice(y, y + side), slice(x, x + side)
 
 
-def pad_to(picture: np.ndarray, side: int) -> np.ndarray:
+def pad_to(image: np.ndarray, side: int) -> np.ndarray:
     """(H, W, 3) mirrored at its bottom and right until no side is shorter than `side`."""
-    missing = [max(0, side - extent) for extent in picture.shape[:2]]
-    return np.pad(picture, ((0, missing[0]), (0, missing[1]), (0, 0)), mode='symmetric') if any(missing) else picture
-
-
-def to_tensor(picture: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 → (3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    missing = [max(0, side - extent) for extent in image.shape[:2]]
+    return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode='symmetric') if any(missing) else image
 
 
 def make_sample(lr: np.ndarray, hr: np.ndarray, sample_q: int | None, rng: np.random.Generator, draw: Draw) -> dict:

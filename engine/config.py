@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import yaml
 
+from common.registry import MODELS, SpecError
 from datasets import DATASETS, WRAPPERS
-from engine.schedule import OPTIMIZERS, SCHEDULES
-from models.registry import MODELS, SpecError
+from engine.training.schedule import OPTIMIZERS, SCHEDULES
 from utils import UserError, nearest_name
 
 

@@ -16,7 +16,7 @@ for package in (encoders, decoders):
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f'{package.__name__}.{module.name}')
 
+from common.registry import register  # noqa: E402
 from models.checkpoint import load, make  # noqa: E402
-from models.registry import register  # noqa: E402
 
 __all__ = ['load', 'make', 'register']

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
+from common.registry import MODELS
 from models import released
 from models.msit.rim import fold
-from models.registry import MODELS
 from models.sr_model import DEFAULT_NORM, SRModel
-from utils import UserError
+from utils import ROOT, UserError
 
-ZOO = Path(__file__).resolve().parent.parent / 'modelzoo'
+ZOO = ROOT / 'modelzoo'
 
 
 def find(path: str | Path) -> Path:

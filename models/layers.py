@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.registry import register
 from models.regions import Region
-from models.registry import register
 
 ACTIVATIONS = {'relu': nn.ReLU, 'gelu': nn.GELU}
 
@@ -35,8 +35,8 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
         """(B, Q, in_dim) → (B, Q, out_dim).
 
-        `shared` (B, S) are the last S inputs where all queries of a picture have the same: they pass the first layer once
-        per picture, and x (B, Q, in_dim − S) need not be copied to be joined to them.
+        `shared` (B, S) are the last S inputs where all queries of an image have the same: they pass the first layer once
+        per image, and x (B, Q, in_dim − S) need not be copied to be joined to them.
         """
         own, offset = self.first_layer(x.shape[-1], shared)
         return self.layers[1:](F.linear(x, own) + offset)
@@ -69,11 +69,11 @@ def sample_bilinear(image: Tensor, coord: Tensor, padding: str) -> Tensor:
 
 
 def bilinear_grid(image: Tensor, region: Region, rows: Tensor, columns: Tensor, padding: str = 'border') -> Tensor:
-    """Bilinear samples of a picture at the crossings of rows and columns.
+    """Bilinear samples of an image at the crossings of rows and columns.
 
     Args:
-        image: (B, C, H, W), a region of the picture.
-        rows, columns: (h,) and (w,) float64, coordinates y and x in the picture.
+        image: (B, C, H, W), a region of the image.
+        rows, columns: (h,) and (w,) float64, coordinates y and x in the image.
         padding: 'zeros' or 'border', what lies beyond the edge pixels' centres.
     Returns: (B, h, w, C).
     """

@@ -5,7 +5,7 @@ Shapes: K keys along an axis (2r + 1), F frequencies, h heads.
 import torch
 from torch import Tensor, nn
 
-from models.registry import register
+from common.registry import register
 
 
 @register('posenc', provided=('heads',))

@@ -1,9 +1,9 @@
-"""Parts of an LR picture: large pictures are encoded region by region, so that memory does not grow with them.
+"""Parts of an LR image: large images are encoded region by region, so that memory does not grow with them.
 
-A convolution sees zeros beyond the border of the *picture*. A region is therefore grown by what its outputs depend on, cut
-at the picture's border, encoded, and only its inner part is used: the numbers of the whole picture, to rounding.
+A convolution sees zeros beyond the border of the *image*. A region is therefore grown by what its outputs depend on, cut
+at the image's border, encoded, and only its inner part is used: the numbers of the whole image, to rounding.
 
-Shapes: B batch, C channels, H×W the whole LR picture.
+Shapes: B batch, C channels, H×W the whole LR image.
 """
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -19,7 +19,7 @@ SMALLEST_SIDE = 16     # of a region, in LR pixels
 
 
 class Region(NamedTuple):
-    """Rows top … bottom − 1 and columns left … right − 1 of a picture of height × width pixels."""
+    """Rows top … bottom − 1 and columns left … right − 1 of an image of height × width pixels."""
     top: int
     bottom: int
     left: int
@@ -36,17 +36,17 @@ class Region(NamedTuple):
         return self == Region.whole(self.height, self.width)
 
     def grow(self, pixels: int) -> 'Region':
-        """The region with a margin of `pixels`, cut at the picture's border."""
+        """The region with a margin of `pixels`, cut at the image's border."""
         return self._replace(top=max(self.top - pixels, 0), bottom=min(self.bottom + pixels, self.height),
                              left=max(self.left - pixels, 0), right=min(self.right + pixels, self.width))
 
     def of(self, x: Tensor, source: 'Region | None' = None) -> Tensor:
-        """This region's part of a map (B, C, …) of the picture, or of the larger region `source`."""
+        """This region's part of a map (B, C, …) of the image, or of the larger region `source`."""
         top, left = (source.top, source.left) if source else (0, 0)
         return x[:, :, self.top - top:self.bottom - top, self.left - left:self.right - left]
 
     def local(self, coord: Tensor) -> Tensor:
-        """Coordinates (…, 2) in the picture → the same points in coordinates of the region, in which it spans [−1, 1]."""
+        """Coordinates (…, 2) in the image → the same points in coordinates of the region, in which it spans [−1, 1]."""
         if self.is_whole:
             return coord
         size = coord.new_tensor([self.height, self.width])
@@ -69,10 +69,10 @@ def cuts(start: int, stop: int, longest: int) -> list[tuple[int, int]]:
 
 
 def wrapped(compute: Callable[[Region], Tensor], region: Region, margin: int) -> Tensor:
-    """A map on a region with `margin` pixels around it that continue beyond the border on the picture's other side.
+    """A map on a region with `margin` pixels around it that continue beyond the border on the image's other side.
 
     Args:
-        compute: the map (B, C, h, w) of a region inside the picture.
+        compute: the map (B, C, h, w) of a region inside the image.
     Returns: (B, C, h + 2·margin, w + 2·margin).
     """
     rows = wrapped_runs(region.top - margin, region.bottom + margin, region.height)

@@ -6,8 +6,8 @@ import re
 
 from torch import Tensor
 
+from common.registry import register
 from models.decoders.msit import MSIT, POSENC
-from models.registry import register
 
 
 @register('amsit')

@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from models import coords
+from common import coords
 from models.regions import ENCODING_SHARE, SMALLEST_SIDE, Region, free_shares
 from utils import UserError
 
@@ -29,7 +29,7 @@ class SRModel(nn.Module):
 
     Attributes:
         fixed_scale: the only factor the model can upscale by, or None for any.
-        reach: how far an output pixel sees around its nearest LR pixel, in LR pixels; None: over the whole picture, which
+        reach: how far an output pixel sees around its nearest LR pixel, in LR pixels; None: over the whole image, which
             then cannot be processed in regions, nor its output in bands.
         encode_floats: numbers per LR pixel that `encode` holds at its widest point; plans the regions.
         may_idle: whether there are scales at which some parameters take no part.
@@ -53,7 +53,7 @@ class SRModel(nn.Module):
         """Everything that does not depend on the queries: normalised LR (B, 3, H, W) → latent.
 
         Args:
-            region: the part of the picture that `lr` is; None: all of it. Coordinates stay those of the whole picture.
+            region: the part of the image that `lr` is; None: all of it. Coordinates stay those of the whole image.
         """
         raise NotImplementedError
 
@@ -152,13 +152,13 @@ class SRModel(nn.Module):
     @torch.no_grad()
     def upscale(self, lr: Tensor, size: tuple[int, int], memory: int | None = None, halo: int | None = None,
                 progress: Callable[[float], None] = lambda share: None) -> Tensor:
-        """A picture at another size: (B, 3, H, W) in [0, 1] → (B, 3, h, w) in [0, 1], clamped.
+        """An image at another size: (B, 3, H, W) in [0, 1] → (B, 3, h, w) in [0, 1], clamped.
 
         Args:
             size: (h, w), each at least the LR side.
             memory: bytes that may be used beside the input, the weights and the result; default: a modest share of what is
-                free. A picture that does not fit is processed in regions, with the same result to rounding.
-            halo: see `encode_region`; plays no part where the picture is processed as a whole.
+                free. An image that does not fit is processed in regions, with the same result to rounding.
+            halo: see `encode_region`; plays no part where the image is processed as a whole.
             progress: called with the share of the output that is done, above 0 to 1.
         Raises: UserError when the input is not such a batch, the model cannot make this size, or not within this memory.
         """
@@ -176,10 +176,10 @@ class SRModel(nn.Module):
 
     @torch.no_grad()
     def halo_error(self, lr: Tensor, size: tuple[int, int], halo: int, memory: int | None = None) -> float | None:
-        """The largest difference, RGB in [0, 1], that `halo` makes in the region in the middle of a picture.
+        """The largest difference, RGB in [0, 1], that `halo` makes in the region in the middle of an image.
 
         Args: those of `upscale`.
-        Returns: 0 where the picture is not processed in regions; None where not even one exact region fits into the memory.
+        Returns: 0 where the image is not processed in regions; None where not even one exact region fits into the memory.
         """
         self.check_request(lr, size, halo)
         memory = self.choose_memory(lr, halo) if memory is None else memory
@@ -195,7 +195,7 @@ class SRModel(nn.Module):
 
     def upscale_region(self, lr: Tensor, region: Region, size: tuple[int, int], memory: int,
                        halo: int | None) -> Iterator[tuple[slice, slice, Tensor]]:
-        """The output of a region of the normalised picture in bands: their rows, columns and RGB (B, 3, h, w) in [0, 1]."""
+        """The output of a region of the normalised image in bands: their rows, columns and RGB (B, 3, h, w) in [0, 1]."""
         memory = int(memory * (1 - ENCODING_SHARE)) // 2  # half for the queries, half for a band of RGB
         rows, columns = (coords.pixel_centres(n, lr.device) for n in size)
         nearest_row, nearest_column = (
@@ -214,7 +214,7 @@ class SRModel(nn.Module):
     def check_request(self, lr: Tensor, size: tuple[int, int], halo: int | None) -> None:
         """Raises UserError unless this model can upscale `lr` to `size`."""
         if lr.ndim != 4 or lr.shape[1] != 3 or 0 in lr.shape:
-            raise UserError(f'upscale: expected pictures of shape (B, 3, H, W), got {tuple(lr.shape)}')
+            raise UserError(f'upscale: expected images of shape (B, 3, H, W), got {tuple(lr.shape)}')
         height, width = size
         if height < lr.shape[2] or width < lr.shape[3]:
             raise UserError(f'upscale: {height}x{width} is smaller than the input, {lr.shape[2]}x{lr.shape[3]}; '
@@ -235,7 +235,7 @@ class SRModel(nn.Module):
         return memory
 
     def plan_regions(self, shape: torch.Size, memory: int, halo: int | None) -> list[Region]:
-        """The whole picture where its encoding fits into its share of `memory`, else regions of which each one does.
+        """The whole image where its encoding fits into its share of `memory`, else regions of which each one does.
 
         Args:
             shape: (B, 3, H, W).
@@ -246,13 +246,13 @@ class SRModel(nn.Module):
             smallest = [(2 * margin + SMALLEST_SIDE, floats) for margin, floats in self.encode_stages(halo)]
             floats = max(min(height, length) * min(width, length) * floats for length, floats in smallest)
             seen = self.margin(halo) - self.margin(0)  # by choice
-            raise UserError(f'upscale: {memory / 2 ** 20:.0f} MiB of memory are too few for this model and this picture; '
+            raise UserError(f'upscale: {memory / 2 ** 20:.0f} MiB of memory are too few for this model and this image; '
                             f'allow at least {math.ceil(floats * 4 * batch / ENCODING_SHARE / 2 ** 20)} MiB'
                             + (f', or a halo smaller than {seen} pixels' if seen else ''))
         return list(Region.whole(height, width).split(*(length if length <= uncut else side for length in (height, width))))
 
     def region_side(self, shape: torch.Size, memory: int, halo: int | None) -> tuple[int, int]:
-        """The longest side of regions that fit, and how long a side of the picture may be to stay uncut."""
+        """The longest side of regions that fit, and how long a side of the image may be to stay uncut."""
         batch, _, height, width = shape
         longest, short = max(height, width), min(height, width)
         if self.reach is None:

@@ -8,7 +8,7 @@ from lab import BATCHES, Lab
 from PIL import Image
 from tensorboard.summary.writer import event_file_writer
 
-import engine.trainer
+import engine.training.trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get('MSIT_SHARED', ROOT.parent / 'shared')).resolve()
@@ -16,7 +16,7 @@ SHARED = Path(os.environ.get('MSIT_SHARED', ROOT.parent / 'shared')).resolve()
 
 @pytest.fixture
 def shared() -> Path:
-    """Folder of reference outputs (golden/) and pictures (data/); skips where it is absent."""
+    """Folder of reference outputs (golden/) and images (data/); skips where it is absent."""
     if not SHARED.is_dir():
         pytest.skip(f'no reference data at {SHARED}; set MSIT_SHARED to its folder')
     return SHARED
@@ -35,13 +35,13 @@ def tiny_msit() -> dict:
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch, capsys, tiny_msit) -> Lab:
-    """Four pictures of noise, and a config that is trained on them within seconds."""
-    pictures = tmp_path / 'data/pictures'
-    pictures.mkdir(parents=True)
+    """Four images of noise, and a config that is trained on them within seconds."""
+    images = tmp_path / 'data/images'
+    images.mkdir(parents=True)
     for number in range(4):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 44, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(pictures / f'{number}.png')
-    folder = {'name': 'image-folder', 'args': {'root_path': 'pictures'}}
+        Image.fromarray(pixels).save(images / f'{number}.png')
+    folder = {'name': 'image-folder', 'args': {'root_path': 'images'}}
     config = {
         'train_dataset': {
             'dataset': folder,
@@ -49,7 +49,7 @@ def lab(tmp_path, monkeypatch, capsys, tiny_msit) -> Lab:
             'batch_size': 2, 'epoch_batches': BATCHES, 'num_workers': 0,
         },
         'val_dataset': {
-            'dataset': {'name': 'image-folder', 'args': {'root_path': 'pictures', 'first_k': 1}},
+            'dataset': {'name': 'image-folder', 'args': {'root_path': 'images', 'first_k': 1}},
             'wrapper': {'name': 'sr-evaluation', 'args': {'name': 'V', 'protocol': 'div2k', 'scales': [2, 3], 'crop': 24}},
         },
         'model': tiny_msit,
@@ -58,7 +58,7 @@ def lab(tmp_path, monkeypatch, capsys, tiny_msit) -> Lab:
         'epoch_max': 2, 'epoch_save': 1,
     }
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(engine.trainer, 'SCALAR_EVERY', 1)
+    monkeypatch.setattr(engine.training.trainer, 'SCALAR_EVERY', 1)
     # event files of one process and one second are told apart by this number, and read as text sorts them: 10 before 9
     monkeypatch.setattr(event_file_writer, '_global_uid', event_file_writer.AtomicCounter(0))
     return Lab(tmp_path, config, capsys, monkeypatch)

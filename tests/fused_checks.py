@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import models
-from models.coords import make_cell
+from common.coords import make_cell
 from models.msit import fused, kernels
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
@@ -44,7 +44,7 @@ SMALL = Case(queries=66, rows=7, channels=6, heads=3, keys=3, hidden=20)
 
 class Inputs(NamedTuple):
     query: Tensor       # (N, C)
-    keys: Tensor        # (R, C), row 0 as beyond the picture's border
+    keys: Tensor        # (R, C), row 0 as beyond the image's border
     attention: Tensor   # (N, K², h)
     values: Tensor      # (R, C), likewise
     weight: Tensor      # (M, K²·C)

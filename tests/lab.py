@@ -11,9 +11,9 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from engine.cli import run
+from common.cli import run
 from engine.config import TRAIN_KEYS, load_config
-from engine.trainer import Trainer
+from engine.training.trainer import Trainer
 
 BATCHES = 3  # of an epoch
 
@@ -26,7 +26,7 @@ class Done(NamedTuple):
 
 
 class Lab:
-    """A folder with pictures and a tiny config, in which train.py is called."""
+    """A folder with images and a tiny config, in which train.py is called."""
 
     def __init__(self, folder: Path, config: dict, capsys, monkeypatch):
         self.folder, self.config, self.capsys, self.monkeypatch = folder, config, capsys, monkeypatch

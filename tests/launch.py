@@ -101,7 +101,7 @@ if __name__ == '__main__':
     import torch
 
     import train
-    from engine.cli import run
+    from common.cli import run
     if len(sys.argv) > 1:
         print(json.dumps([finish(process) for process in [start(job) for job in json.loads(sys.argv[1])]]))
     else:

@@ -49,7 +49,7 @@ def fill(model: nn.Module, gain: float = GAIN, official: Callable[[str], str] = 
     return model.eval()
 
 
-def lr_picture() -> Tensor:
+def lr_image() -> Tensor:
     """The LR input of every row, normalised: x[0, c, y, w] = sin(0.9c + 0.7y + 0.3w), (1, 3, 5, 7)."""
     c, y, x = np.ogrid[:3, :5, :7]
     return torch.from_numpy(np.sin(0.9 * c + 0.7 * y + 0.3 * x)).float()[None]

@@ -26,7 +26,7 @@ assert (model.upscale(lr, (45, 200), MEMORY) - whole).abs().max() < 1e-5
 
 
 def test_page(tmp_path):
-    for name in ('models', 'datasets', 'engine', 'configs'):
+    for name in ('common', 'imaging', 'models', 'datasets', 'engine', 'configs'):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=IGNORED)
     for name in ('utils.py', 'train.py', 'test.py'):
         shutil.copy(ROOT / name, tmp_path)

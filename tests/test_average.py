@@ -3,18 +3,18 @@ import copy
 
 import pytest
 import torch
-from test_models import grid, picture
+from test_models import grid, image
 
 import models
-from engine.average import average
 from engine.checkpoint import save_checkpoint
+from engine.tools.average import average
 from utils import UserError
 
 
 def saved(path, spec: dict, seed: int, **run_state) -> str:
     torch.manual_seed(seed)
     model = models.make(spec)
-    model(picture(1, 9, 11), *grid(20, 30))  # batch norm has seen something
+    model(image(1, 9, 11), *grid(20, 30))  # batch norm has seen something
     save_checkpoint(path, model, spec, **run_state)
     return str(path)
 

@@ -46,7 +46,7 @@ def bench(config):
 
 
 @pytest.mark.parametrize('side, scale', [(6, 2), (5, 1.5), (4, 3.3), (7, 1)])
-def test_plain_and_fast_paths_make_the_same_picture(bench, side, scale):
+def test_plain_and_fast_paths_make_the_same_image(bench, side, scale):
     bench.fast.mssa.position_bias.proj.weight.mul_(20)  # a bias that counts
     bench.plain.load_state_dict(bench.fast.state_dict())
     plain_rgb, fast_rgb = (path() for path in bench.paths(side, scale).values())
@@ -121,7 +121,7 @@ def test_the_benchmark_of_data_runs(config, monkeypatch, capsys, tmp_path):
     """Both tables, and the same numbers as JSON."""
     monkeypatch.setattr(data, 'BATCHES', {'none': 1, 'mapped': 1})
     monkeypatch.setattr(data, 'BATCH_SIZE', 2)
-    monkeypatch.setattr(sys, 'argv', ['data', '-pictures', '2', '-size', '192,200', '-workers', '0', '-repeats', '1',
+    monkeypatch.setattr(sys, 'argv', ['data', '-images', '2', '-size', '192,200', '-workers', '0', '-repeats', '1',
                                       '-config', str(config), '-steps', '2', '-device', 'cpu',
                                       '-output', str(tmp_path / 'data.json')])
     data.main()

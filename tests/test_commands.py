@@ -23,7 +23,7 @@ from PIL import Image
 import demo
 import models
 import train
-from engine.cli import run
+from common.cli import run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,7 +48,7 @@ class Done(NamedTuple):
 
 
 class Place:
-    """A folder to work in: small pictures, a tiny checkpoint, and the commands."""
+    """A folder to work in: small images, a tiny checkpoint, and the commands."""
 
     def __init__(self, folder: Path, spec: dict, capsys, monkeypatch):
         self.folder, self.spec, self.capsys, self.monkeypatch = folder, spec, capsys, monkeypatch
@@ -94,8 +94,8 @@ class Place:
         assert naming in done.err
         assert done.out == ''
 
-    def picture(self, name: str, height: int, width: int, seed: int = 0, channels: int = 3) -> np.ndarray:
-        """Writes a smooth random picture; returns its pixels."""
+    def write_image(self, name: str, height: int, width: int, seed: int = 0, channels: int = 3) -> np.ndarray:
+        """Writes a smooth random image; returns its pixels."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         small = np.random.default_rng(seed).integers(0, 256, (5, 6, channels), dtype=np.uint8)
@@ -127,7 +127,7 @@ class Place:
 def place(tmp_path, monkeypatch, capsys, tiny_msit) -> Place:
     monkeypatch.chdir(tmp_path)
     place = Place(tmp_path, tiny_msit, capsys, monkeypatch)
-    place.picture('a.png', 11, 14)
+    place.write_image('a.png', 11, 14)
     return place
 
 
@@ -160,7 +160,7 @@ def test_demo_writes_exactly_this_size(place, option, size):
 
 
 @pytest.mark.parametrize('dashes', ['-', '--'])
-def test_demo_picture_is_the_models(place, dashes):
+def test_demo_image_is_the_models(place, dashes):
     """The file holds model.upscale rounded to 8 bits."""
     source, weights = place.pixels('a.png'), place.checkpoint()
     options = {'input': 'a.png', 'model': weights, 'resolution': '25,33', 'output': 'b.png'}
@@ -172,7 +172,7 @@ def test_demo_picture_is_the_models(place, dashes):
 
 
 def test_demo_without_arguments(place):
-    """The bundled picture and weights, by 4; only the weights are stood in for."""
+    """The bundled image and weights, by 4; only the weights are stood in for."""
     asked = []
     bicubic_model = models.load('bicubic')
     place.monkeypatch.setattr(demo.models, 'load', lambda path, device: asked.append(path) or bicubic_model)
@@ -196,9 +196,9 @@ def test_demo_with_the_bundled_weights(place):
 
 
 def test_demo_folder(place):
-    one, two = place.picture('in/one.png', 9, 12, 1), place.picture('in/two.bmp', 10, 8, 2)
-    (place.folder / 'in/notes.txt').write_text('no picture')
-    (place.folder / 'in/.hidden.png').write_text('no picture')
+    one, two = place.write_image('in/one.png', 9, 12, 1), place.write_image('in/two.bmp', 10, 8, 2)
+    (place.folder / 'in/notes.txt').write_text('no image')
+    (place.folder / 'in/.hidden.png').write_text('no image')
     done = place.demo('-input', 'in', '-model', 'bicubic', '-scale', '2,1.5', '-output', 'out')
     assert (done.status, done.err) == (0, '')
     assert sorted(path.name for path in (place.folder / 'out').iterdir()) == ['one.png', 'two.png']
@@ -208,27 +208,27 @@ def test_demo_folder(place):
     assert sorted(path.name for path in (place.folder / 'output').iterdir()) == ['one_18x24.png', 'two_20x16.png']
 
 
-def test_demo_folder_of_equal_stems_loses_no_picture(place):
-    red, blue = place.picture('in/a.png', 9, 12, 1), place.picture('in/a.bmp', 9, 12, 2)
+def test_demo_folder_of_equal_stems_loses_no_image(place):
+    red, blue = place.write_image('in/a.png', 9, 12, 1), place.write_image('in/a.bmp', 9, 12, 2)
     done = place.demo('-input', 'in', '-model', 'bicubic', '-scale', '1', '-output', 'out')
     if done.status == 0:
         written = [place.pixels(str(path)) for path in sorted((place.folder / 'out').iterdir())]
-        assert all(any(np.array_equal(source, picture) for picture in written) for source in (red, blue))
+        assert all(any(np.array_equal(source, image) for image in written) for source in (red, blue))
     else:
         assert done.status == 2 and done.err.count('\n') == 1
 
 
 def test_demo_folder_is_not_its_own_output(place):
     """Upscaling a folder into itself would overwrite the originals."""
-    place.picture('in/one.png', 9, 12, 1)
+    place.write_image('in/one.png', 9, 12, 1)
     before = place.tree()['in/one.png']
     place.demo('-input', 'in', '-model', 'bicubic', '-output', 'in')
     assert place.tree()['in/one.png'] == before
 
 
-def test_demo_folder_with_a_broken_picture_does_the_others(place):
-    one = place.picture('in/one.png', 9, 12, 1)
-    (place.folder / 'in/bad.png').write_text('no picture')
+def test_demo_folder_with_a_broken_image_does_the_others(place):
+    one = place.write_image('in/one.png', 9, 12, 1)
+    (place.folder / 'in/bad.png').write_text('no image')
     done = place.demo('-input', 'in', '-model', 'bicubic', '-scale', '1', '-output', 'out')
     assert done.status == 2 and 'in/bad.png' in done.err and 'Traceback' not in done.err
     assert [path.name for path in (place.folder / 'out').iterdir()] == ['one.png']
@@ -236,13 +236,13 @@ def test_demo_folder_with_a_broken_picture_does_the_others(place):
 
 
 def test_demo_grey(place):
-    source = place.picture('grey.png', 9, 12, 3, channels=1)
+    source = place.write_image('grey.png', 9, 12, 3, channels=1)
     assert place.demo('-input', 'grey.png', '-model', 'bicubic', '-scale', '3', '-output', 'b.png').status == 0
     assert np.array_equal(place.pixels('b.png'), bicubic(np.repeat(source[..., None], 3, 2), 27, 36))
 
 
 def test_demo_keeps_transparency(place):
-    source = place.picture('clear.png', 9, 12, 4, channels=4)
+    source = place.write_image('clear.png', 9, 12, 4, channels=4)
     assert place.demo('-input', 'clear.png', '-model', 'bicubic', '-scale', '3', '-output', 'b.png').status == 0
     upscaled = place.pixels('b.png')
     assert upscaled.shape == (27, 36, 4)
@@ -261,7 +261,7 @@ def test_demo_sixteen_bits(place):
 
 
 def test_demo_upright_by_its_exif_tag(place):
-    source = place.picture('turned.png', 9, 12, 5)
+    source = place.write_image('turned.png', 9, 12, 5)
     exif = Image.Exif()
     exif[0x0112] = 6                                                                 # turn by 90° clockwise to view
     Image.fromarray(source).save(place.folder / 'turned.png', exif=exif)
@@ -309,9 +309,9 @@ BAD_SIZES += [('-scale', value) for value in (
 
 @pytest.mark.parametrize('arguments, naming', BAD_DEMO.values(), ids=BAD_DEMO)
 def test_demo_refuses(place, arguments, naming):
-    (place.folder / 'text.png').write_text('no picture')
+    (place.folder / 'text.png').write_text('no image')
     (place.folder / 'nothing.png').write_bytes(b'')
-    place.picture('whole.png', 60, 60)
+    place.write_image('whole.png', 60, 60)
     whole = (place.folder / 'whole.png').read_bytes()
     (place.folder / 'cut.png').write_bytes(whole[:len(whole) // 2])
     (place.folder / 'empty').mkdir()
@@ -421,10 +421,10 @@ def evaluation(name: str = 'Mini', scales=(2, 2.5), **args) -> dict:
 
 @pytest.fixture
 def sets(place) -> Place:
-    """Two sets: Mini, of two pictures, and Other, of one."""
-    place.picture('data/Mini/HR/one.png', 41, 46, 1)
-    place.picture('data/Mini/HR/two.png', 50, 43, 2)
-    place.picture('data/Other/HR/three.png', 44, 44, 3)
+    """Two sets: Mini, of two images, and Other, of one."""
+    place.write_image('data/Mini/HR/one.png', 41, 46, 1)
+    place.write_image('data/Mini/HR/two.png', 50, 43, 2)
+    place.write_image('data/Other/HR/three.png', 44, 44, 3)
     place.config('mini.yaml', evaluation())
     place.config('other.yaml', evaluation('Other', [3]))
     return place
@@ -499,8 +499,8 @@ def test_infinite_psnr_is_null(sets):
     assert same['ssim'] == pytest.approx(1) and 5 < other['psnr'] < 60
 
 
-def test_own_lr_pictures_are_used(sets):
-    """LR pictures of the set itself: here black ones, so the score is that of black."""
+def test_own_lr_images_are_used(sets):
+    """LR images of the set itself: here black ones, so the score is that of black."""
     for name, size in (('one', (23, 20)), ('two', (21, 25))):
         path = sets.folder / f'data/Mini/LR_bicubic/X2/{name}x2.png'
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -535,8 +535,8 @@ def test_benchmark_of_a_checkpoint(sets):
 
 
 def test_undefined_ssim_is_null(sets):
-    """What is left of the picture is smaller than SSIM's window."""
-    sets.picture('data/Little/HR/x.png', 13, 40)
+    """What is left of the image is smaller than SSIM's window."""
+    sets.write_image('data/Little/HR/x.png', 13, 40)
     sets.config('little.yaml', evaluation('Little', [2]))
     assert sets.call('test', '-config', 'little.yaml', '-model', 'bicubic').status == 0
     row, = strict_json(sets.folder / 'test/bicubic/results.json')['rows']
@@ -726,7 +726,7 @@ def half_written(original, place: int):
 @pytest.mark.parametrize('existing', [True, False])
 def test_demo_on_a_full_disk(place, existing):
     if existing:
-        place.picture('b.png', 5, 5)
+        place.write_image('b.png', 5, 5)
     place.monkeypatch.setattr(Image.Image, 'save', half_written(Image.Image.save, 1))
     place.assert_refused('demo', *BICUBIC, '-output', 'b.png', status=1, naming='No space left on device')
 

@@ -8,8 +8,9 @@ import yaml
 
 import datasets
 import models
+from common.registry import MODELS
 from engine.config import TEST_KEYS, TRAIN_KEYS, changes, load_config
-from engine.schedule import OPTIMIZERS, SCHEDULES
+from engine.training.schedule import OPTIMIZERS, SCHEDULES
 from utils import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
@@ -303,7 +304,7 @@ def test_bad_arguments_of_an_optimizer(args, told):
 @pytest.mark.parametrize(('wrapper', 'told'), [
     ({'name': 'sr-implicit', 'args': {}}, 'train_dataset.wrapper.name: unknown'),
     ({'name': 'sr-implicit-downsampled', 'args': {'scale_mx': 2}}, "train_dataset.wrapper.args.scale_mx: ")])
-def test_a_wrong_wrapper_is_told_before_pictures_are_looked_for(wrapper, told):
+def test_a_wrong_wrapper_is_told_before_images_are_looked_for(wrapper, told):
     spec = {'dataset': {'name': 'image-folder', 'args': {'root_path': 'absent'}}, 'wrapper': wrapper}
     with pytest.raises(UserError) as error:
         datasets.make(spec, '/nowhere', 'train_dataset')
@@ -413,7 +414,7 @@ def test_defaults_that_the_recipe_relies_on(tmp_path):
     wrapper = datasets.WRAPPERS.make(RECIPE['train_dataset']['wrapper'], 'wrapper',
                                      dataset=types.SimpleNamespace(size=None), data_root=tmp_path)
     assert (wrapper.scale_per, wrapper.scale_range, wrapper.sample_q) == ('batch', (1, 4), 2304)
-    parameters = models.registry.MODELS.arguments('msit')
+    parameters = MODELS.arguments('msit')
     expected = {'fem': 'paper', 'sim': True, 'attention': 'mssa', 'value_projections': 1, 'cell_decode': True,
                 'reparam': 'none', 'reparam_init': 'identity'}
     assert {key: parameters[key].default for key in expected} == expected

@@ -1,4 +1,4 @@
-"""Pictures, training samples and evaluation pairs, checked on pictures whose colours tell where each pixel lies."""
+"""Images, training samples and evaluation pairs, checked on images whose colours tell where each pixel lies."""
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +11,26 @@ import datasets
 from datasets.downsampled import Downsampled
 from datasets.evaluation import Evaluation
 from datasets.image_folder import ImageFolder, PairedImageFolders
-from datasets.images import read_rgb, read_size
 from datasets.paired import Paired
 from datasets.sampling import Draw, DrawSampler
+from imaging.reading import read_rgb, read_size
 from utils import UserError
 
 
-def position_picture(height: int, width: int) -> np.ndarray:
+def position_image(height: int, width: int) -> np.ndarray:
     """(H, W, 3) uint8: red is the row, green the column, blue a pattern that bicubic blurs."""
     y, x = np.mgrid[:height, :width]
     return np.stack([y, x, (7 * y * y + 13 * x + 5 * x * y) % 256], -1).astype(np.uint8)
 
 
-def save(path: Path, picture: np.ndarray, **settings) -> Path:
+def save(path: Path, image: np.ndarray, **settings) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, **settings)
+    Image.fromarray(image).save(path, **settings)
     return path
 
 
-def bicubic(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize((width, height), Image.BICUBIC))
+def bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.BICUBIC))
 
 
 def message(function, *args, **settings) -> str:
@@ -44,10 +44,10 @@ def message(function, *args, **settings) -> str:
 # reading
 
 def test_rgb_and_grey(tmp_path):
-    picture = position_picture(5, 7)
-    assert np.array_equal(read_rgb(save(tmp_path / 'rgb.png', picture)), picture)
-    grey = read_rgb(save(tmp_path / 'grey.png', picture[..., 2]))
-    assert grey.dtype == np.uint8 and np.array_equal(grey, np.stack([picture[..., 2]] * 3, -1))
+    image = position_image(5, 7)
+    assert np.array_equal(read_rgb(save(tmp_path / 'rgb.png', image)), image)
+    grey = read_rgb(save(tmp_path / 'grey.png', image[..., 2]))
+    assert grey.dtype == np.uint8 and np.array_equal(grey, np.stack([image[..., 2]] * 3, -1))
 
 
 def test_palette(tmp_path):
@@ -61,23 +61,23 @@ def test_palette(tmp_path):
 
 def test_transparency_is_dropped(tmp_path):
     """The colours stay what they are, even where nothing of them shows."""
-    picture = position_picture(4, 6)
+    image = position_image(4, 6)
     alpha = np.arange(24, dtype=np.uint8).reshape(4, 6, 1) * 11
-    assert np.array_equal(read_rgb(save(tmp_path / 'rgba.png', np.concatenate([picture, alpha], -1))), picture)
-    grey = read_rgb(save(tmp_path / 'la.png', np.concatenate([picture[..., :1], alpha], -1)))
-    assert np.array_equal(grey, np.repeat(picture[..., :1], 3, 2))
+    assert np.array_equal(read_rgb(save(tmp_path / 'rgba.png', np.concatenate([image, alpha], -1))), image)
+    grey = read_rgb(save(tmp_path / 'la.png', np.concatenate([image[..., :1], alpha], -1)))
+    assert np.array_equal(grey, np.repeat(image[..., :1], 3, 2))
 
 
 @pytest.mark.parametrize('suffix', ['png', 'tif'])
 def test_16_bit_grey_is_rounded_to_8(tmp_path, suffix):
     """v / 257: 128 / 257 = 0.498, 129 / 257 = 0.502, 385 / 257 = 1.498, 386 / 257 = 1.502, 32768 / 257 = 127.502."""
     values = np.array([[0, 128, 129, 257], [385, 386, 32767, 32768], [65406, 65407, 65534, 65535]], np.uint16)
-    picture = read_rgb(save(tmp_path / f'deep.{suffix}', values))
-    assert picture[..., 0].tolist() == [[0, 0, 1, 1], [1, 2, 127, 128], [254, 255, 255, 255]]
-    assert picture.shape == (3, 4, 3) and np.ptp(picture, axis=2).max() == 0
+    image = read_rgb(save(tmp_path / f'deep.{suffix}', values))
+    assert image[..., 0].tolist() == [[0, 0, 1, 1], [1, 2, 127, 128], [254, 255, 255, 255]]
+    assert image.shape == (3, 4, 3) and np.ptp(image, axis=2).max() == 0
 
 
-UPRIGHT = {  # EXIF orientation → how the stored picture becomes upright
+UPRIGHT = {  # EXIF orientation → how the stored image becomes upright
     1: lambda p: p, 2: np.fliplr, 3: lambda p: np.rot90(p, 2), 4: np.flipud, 5: lambda p: p.swapaxes(0, 1),
     6: lambda p: np.rot90(p, -1), 7: lambda p: np.rot90(p, 2).swapaxes(0, 1), 8: np.rot90}
 
@@ -85,17 +85,17 @@ UPRIGHT = {  # EXIF orientation → how the stored picture becomes upright
 @pytest.mark.parametrize('suffix', ['png', 'tif', 'jpg'])
 @pytest.mark.parametrize('orientation', UPRIGHT)
 def test_exif_orientation(tmp_path, suffix, orientation):
-    stored = save(tmp_path / f'stored.{suffix}', position_picture(8, 12))
+    stored = save(tmp_path / f'stored.{suffix}', position_image(8, 12))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    turned = save(tmp_path / f'turned.{suffix}', position_picture(8, 12), exif=exif)
+    turned = save(tmp_path / f'turned.{suffix}', position_image(8, 12), exif=exif)
     expected = UPRIGHT[orientation](read_rgb(stored))
     assert np.array_equal(read_rgb(turned), expected)
     assert read_size(turned) == expected.shape[:2]
 
 
-def test_read_size_of_a_plain_picture(tmp_path):
-    assert read_size(save(tmp_path / 'a.png', position_picture(5, 9))) == (5, 9)
+def test_read_size_of_a_plain_image(tmp_path):
+    assert read_size(save(tmp_path / 'a.png', position_image(5, 9))) == (5, 9)
 
 
 @pytest.mark.parametrize('suffix', ['png', 'jpg', 'bmp', 'tif', 'webp'])
@@ -106,11 +106,11 @@ def test_truncated_file(tmp_path, suffix):
     assert str(path) in message(read_rgb, path)
 
 
-@pytest.mark.parametrize('content', [b'', b'not a picture\n' * 20, b'\x89PNG\r\n\x1a\n' + bytes(40)])
+@pytest.mark.parametrize('content', [b'', b'not an image\n' * 20, b'\x89PNG\r\n\x1a\n' + bytes(40)])
 @pytest.mark.parametrize('read', [read_rgb, read_size])
-def test_no_picture_at_all(tmp_path, content, read):
+def test_no_image_at_all(tmp_path, content, read):
     (tmp_path / 'text.png').write_bytes(content)
-    assert f'{tmp_path / "text.png"}: not a picture' in message(read, tmp_path / 'text.png')
+    assert f'{tmp_path / "text.png"}: not an image' in message(read, tmp_path / 'text.png')
 
 
 @pytest.mark.parametrize('read', [read_rgb, read_size])
@@ -118,21 +118,21 @@ def test_missing_file(tmp_path, read):
     assert str(tmp_path / 'absent.png') in message(read, tmp_path / 'absent.png')
 
 
-# data sets of pictures
+# data sets of images
 
 def colours(folder: Path, **names: int) -> Path:
-    """Uniform 4×6 pictures: name → grey level."""
+    """Uniform 4×6 images: name → grey level."""
     for name, grey in names.items():
         save(folder / f'{name}.png', np.full((4, 6, 3), grey, np.uint8))
     return folder
 
 
 def levels(dataset) -> list[int]:
-    """The grey levels that a data set of uniform pictures gives, in its order."""
+    """The grey levels that a data set of uniform images gives, in its order."""
     return [int(dataset[index][0, 0, 0]) for index in range(len(dataset))]
 
 
-def test_folder_is_sorted_and_holds_only_pictures(tmp_path):
+def test_folder_is_sorted_and_holds_only_images(tmp_path):
     colours(tmp_path, b=2, c=3, a=1)
     save(tmp_path / 'd.PNG', np.full((4, 6, 3), 4, np.uint8))
     save(tmp_path / '.hidden.png', np.full((4, 6, 3), 9, np.uint8))
@@ -165,14 +165,14 @@ def test_list_file(tmp_path):
     told = message(ImageFolder, **make)
     assert str(tmp_path / 'list.txt') in told and "'d.png'" in told and str(tmp_path / 'two') in told
     (tmp_path / 'list.txt').write_text('\n \n')
-    assert f'{tmp_path / "list.txt"}: names no picture' in message(ImageFolder, **make)
+    assert f'{tmp_path / "list.txt"}: names no image' in message(ImageFolder, **make)
     (tmp_path / 'list.txt').unlink()
     assert f'{tmp_path / "list.txt"}: no such list' in message(ImageFolder, **make)
 
 
 def test_in_memory_is_the_same_and_decodes_once(tmp_path):
     for index, size in enumerate([(5, 9), (8, 4), (6, 6)]):
-        save(tmp_path / f'{index}.png', position_picture(*size) + np.uint8(index))
+        save(tmp_path / f'{index}.png', position_image(*size) + np.uint8(index))
     plain = ImageFolder(data_root=tmp_path, root_path='.', repeat=2)
     cached = ImageFolder(data_root=tmp_path, root_path='.', repeat=2, cache='in_memory')
     expected = [plain[index] for index in range(6)]
@@ -197,7 +197,7 @@ def test_missing_and_empty_folders(tmp_path):
     assert f'{tmp_path / "absent"}: no such folder' in message(ImageFolder, data_root=tmp_path, root_path='absent')
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'empty' / 'a.txt').write_text('')
-    assert f'{tmp_path / "empty"}: holds no picture' in message(ImageFolder, data_root=tmp_path, root_path='empty')
+    assert f'{tmp_path / "empty"}: holds no image' in message(ImageFolder, data_root=tmp_path, root_path='empty')
     colours(tmp_path / 'full', a=1)
     assert str(tmp_path / 'empty') in message(ImageFolder, data_root=tmp_path, root_path=['full', 'empty'])
 
@@ -213,7 +213,7 @@ def test_wrong_arguments_of_a_folder(tmp_path, args):
 def paired_folders(root: Path, lr_sizes, hr_sizes) -> PairedImageFolders:
     for folder, sizes in (('lr', lr_sizes), ('hr', hr_sizes)):
         for index, size in enumerate(sizes):
-            save(root / folder / f'{index}.png', position_picture(*size))
+            save(root / folder / f'{index}.png', position_image(*size))
     return PairedImageFolders(data_root=root, root_path_1='lr', root_path_2='hr')
 
 
@@ -222,9 +222,9 @@ def test_pairs_are_cut_to_the_multiple(tmp_path):
     assert len(dataset) == 2 and [dataset.scale(0), dataset.scale(1)] == [2, 3]
     for index, (size, cut) in enumerate([((12, 15), (24, 30)), ((7, 9), (21, 27))]):
         lr, hr = dataset[index]
-        assert np.array_equal(lr, position_picture(*size)) and np.array_equal(hr, position_picture(*cut))
+        assert np.array_equal(lr, position_image(*size)) and np.array_equal(hr, position_image(*cut))
     repeated = PairedImageFolders(data_root=tmp_path, root_path_1='lr', root_path_2='hr', repeat=2, first_k=1)
-    assert len(repeated) == 2 and repeated.scale(1) == 2 and np.array_equal(repeated[1][1], position_picture(24, 30))
+    assert len(repeated) == 2 and repeated.scale(1) == 2 and np.array_equal(repeated[1][1], position_image(24, 30))
 
 
 def test_pairs_must_match(tmp_path):
@@ -240,23 +240,23 @@ def test_pairs_of_no_single_factor(tmp_path, hr):
 
 # training samples
 
-class Pictures:
+class Images:
     """A data set of arrays."""
 
-    def __init__(self, *pictures: np.ndarray):
-        self.pictures = pictures
+    def __init__(self, *images: np.ndarray):
+        self.images = images
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.pictures[index]
+        return self.images[index]
 
     def size(self, index: int) -> tuple[int, int]:
-        return self.pictures[index].shape[:2]
+        return self.images[index].shape[:2]
 
 
-class Pairs(Pictures):
+class Pairs(Images):
     """(LR, HR) arrays of one scale."""
 
     def __init__(self, scale: int, *pairs):
@@ -264,17 +264,17 @@ class Pairs(Pictures):
         self.scale = lambda index: scale
 
 
-def downsampled(*pictures: np.ndarray, **settings) -> Downsampled:
-    return Downsampled(dataset=Pictures(*pictures), data_root='.', **settings)
+def downsampled(*images: np.ndarray, **settings) -> Downsampled:
+    return Downsampled(dataset=Images(*images), data_root='.', **settings)
 
 
 def draws(wrapper, count: int, scale: float, index: int = 0) -> list[dict]:
     return [wrapper[Draw(index, scale, (0, 0, number))] for number in range(count)]
 
 
-def turn(picture: np.ndarray, variant: int) -> np.ndarray:
-    """One of the eight ways that a square can lie: 0 to 3 quarter turns, of the picture or of its mirror image."""
-    return np.rot90(np.fliplr(picture) if variant >= 4 else picture, variant % 4)
+def turn(image: np.ndarray, variant: int) -> np.ndarray:
+    """One of the eight ways that a square can lie: 0 to 3 quarter turns, of the image or of its mirror image."""
+    return np.rot90(np.fliplr(image) if variant >= 4 else image, variant % 4)
 
 
 def queried(sample: dict) -> tuple[np.ndarray, np.ndarray, int]:
@@ -290,12 +290,12 @@ def queried(sample: dict) -> tuple[np.ndarray, np.ndarray, int]:
     return rows, columns, side
 
 
-def locate(sample: dict, picture: np.ndarray) -> tuple[int, int, int, int]:
-    """(top, left, side, variant) of the HR crop, the one place where every queried colour is the picture's."""
+def locate(sample: dict, image: np.ndarray) -> tuple[int, int, int, int]:
+    """(top, left, side, variant) of the HR crop, the one place where every queried colour is the image's."""
     rows, columns, side = queried(sample)
     colour = np.rint(sample['gt'].numpy() * 255).astype(int)
     assert np.array_equal(sample['gt'].numpy(), (colour / np.float32(255)).astype(np.float32))
-    assert np.array_equal(picture[colour[:, 0], colour[:, 1]], colour)  # a pixel of the picture, not a mixture of some
+    assert np.array_equal(image[colour[:, 0], colour[:, 1]], colour)  # a pixel of the image, not a mixture of some
     found = []
     for variant in range(8):
         origin = turn(np.stack(np.mgrid[:side, :side], -1), variant)[rows, columns]
@@ -306,7 +306,7 @@ def locate(sample: dict, picture: np.ndarray) -> tuple[int, int, int, int]:
     return found[0]
 
 
-def picture_of(tensor: torch.Tensor) -> np.ndarray:
+def image_of(tensor: torch.Tensor) -> np.ndarray:
     """(3, h, w) float in [0, 1], exact 8-bit levels → (h, w, 3) uint8."""
     assert tensor.dtype == torch.float32
     return np.rint(tensor.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
@@ -315,15 +315,15 @@ def picture_of(tensor: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize('scale', [1.0, 1.37, 2.5, 4.0])
 def test_sample_is_a_crop_its_bicubic_and_its_pixels(scale):
     """Side round(inp·s), LR by Pillow from that very crop, colours of the pixels that the coordinates name."""
-    picture = position_picture(40, 52)
-    wrapper = downsampled(picture, inp_size=8, sample_q=40)
+    image = position_image(40, 52)
+    wrapper = downsampled(image, inp_size=8, sample_q=40)
     variants = set()
     for sample in draws(wrapper, 60, scale):
-        top, left, side, variant = locate(sample, picture)
+        top, left, side, variant = locate(sample, image)
         assert side == {1.0: 8, 1.37: 11, 2.5: 20, 4.0: 32}[scale]
-        crop = picture[top:top + side, left:left + side]
+        crop = image[top:top + side, left:left + side]
         assert crop.shape == (side, side, 3)
-        assert np.array_equal(picture_of(sample['inp']), turn(bicubic(crop, 8, 8), variant))
+        assert np.array_equal(image_of(sample['inp']), turn(bicubic(crop, 8, 8), variant))
         rows, columns, _ = queried(sample)
         assert len(set(zip(rows, columns))) == len(rows) == 40  # without replacement
         assert sample['scale'] == scale and sample['lowered'] is False
@@ -334,13 +334,13 @@ def test_sample_is_a_crop_its_bicubic_and_its_pixels(scale):
 @pytest.mark.parametrize('scale', [1.0, 2.3, 4.0])
 def test_the_order_of_a_samples_random_numbers(scale):
     """Top, left, three flips, queries: one generator, in this order. Another order would change every resumed run."""
-    picture = np.random.default_rng(0).integers(0, 256, (50, 61, 3), dtype=np.uint8)
-    wrapper = downsampled(picture, inp_size=12, sample_q=100)
+    image = np.random.default_rng(0).integers(0, 256, (50, 61, 3), dtype=np.uint8)
+    wrapper = downsampled(image, inp_size=12, sample_q=100)
     side = {1.0: 12, 2.3: 28, 4.0: 48}[scale]
     for number, sample in enumerate(draws(wrapper, 16, scale)):
         rng = np.random.default_rng((0, 0, number))
         top, left = rng.integers(50 - side + 1), rng.integers(61 - side + 1)
-        hr = picture[top:top + side, left:left + side]
+        hr = image[top:top + side, left:left + side]
         lr = bicubic(hr, 12, 12)
         up_down, left_right, transposed = rng.random(3) < 0.5
         if up_down:
@@ -350,18 +350,18 @@ def test_the_order_of_a_samples_random_numbers(scale):
         if transposed:
             lr, hr = np.transpose(lr, (1, 0, 2)), np.transpose(hr, (1, 0, 2))
         pixels = rng.choice(side * side, 100, replace=False).tolist()
-        assert np.array_equal(picture_of(sample['inp']), lr)
+        assert np.array_equal(image_of(sample['inp']), lr)
         centres = [(2 * pixel + 1) / side - 1 for pixel in range(side)]
         assert sample['coord'].tolist() == [[centres[p // side], centres[p % side]] for p in pixels]
         assert sample['gt'].tolist() == [(hr[p // side, p % side] / np.float32(255)).tolist() for p in pixels]
 
 
 def test_crops_reach_every_edge_and_queries_every_pixel():
-    picture = position_picture(20, 24)
-    wrapper = downsampled(picture, inp_size=4, sample_q=16, augment=False)
+    image = position_image(20, 24)
+    wrapper = downsampled(image, inp_size=4, sample_q=16, augment=False)
     corners, pixels = set(), set()
     for sample in draws(wrapper, 250, 4.0):
-        top, left, _, variant = locate(sample, picture)
+        top, left, _, variant = locate(sample, image)
         assert variant == 0  # not augmented
         corners.add((top, left))
         rows, columns, _ = queried(sample)
@@ -372,7 +372,7 @@ def test_crops_reach_every_edge_and_queries_every_pixel():
 
 def test_all_pixels_at_scale_one():
     """sample_q = inp_size² asks for every pixel of the smallest crop exactly once."""
-    rows, columns, side = queried(draws(downsampled(position_picture(9, 9), inp_size=6, sample_q=36), 1, 1.0)[0])
+    rows, columns, side = queried(draws(downsampled(position_image(9, 9), inp_size=6, sample_q=36), 1, 1.0)[0])
     assert side == 6 and sorted(zip(rows, columns)) == [(y, x) for y in range(6) for x in range(6)]
 
 
@@ -382,7 +382,7 @@ def same(one: dict, other: dict) -> bool:
 
 
 def test_a_sample_follows_from_its_draw():
-    wrapper = downsampled(position_picture(30, 30), position_picture(31, 29), inp_size=8, sample_q=20)
+    wrapper = downsampled(position_image(30, 30), position_image(31, 29), inp_size=8, sample_q=20)
     draw = Draw(1, 2.2, (5, 0, 3, 1))
     assert same(wrapper[draw], wrapper[draw])
     for other in ((4, 0, 3, 1), (5, 1, 3, 1), (5, 0, 4, 1), (5, 0, 3, 2)):
@@ -390,9 +390,9 @@ def test_a_sample_follows_from_its_draw():
 
 
 def test_one_scale_per_batch_or_per_sample():
-    pictures = [position_picture(64, 64)] * 5
+    images = [position_image(64, 64)] * 5
     for per, distinct in (('batch', 1), ('sample', 5)):
-        wrapper = downsampled(*pictures, inp_size=8, sample_q=4, scale_min=1.5, scale_max=4, scale_per=per)
+        wrapper = downsampled(*images, inp_size=8, sample_q=4, scale_min=1.5, scale_max=4, scale_per=per)
         batches = [wrapper.draw_scales(list(range(5)), np.random.default_rng(seed)) for seed in range(200)]
         assert {len({scale for scale, _ in batch}) for batch in batches} == {distinct}
         scales = np.array([scale for batch in batches for scale, _ in batch])
@@ -401,58 +401,58 @@ def test_one_scale_per_batch_or_per_sample():
         assert not any(lowered for batch in batches for _, lowered in batch)
 
 
-def test_a_scale_is_lowered_to_the_smallest_picture():
-    pictures = [position_picture(40, 44), position_picture(12, 50), position_picture(50, 18)]
+def test_a_scale_is_lowered_to_the_smallest_image():
+    images = [position_image(40, 44), position_image(12, 50), position_image(50, 18)]
     rng = np.random.default_rng(0)
-    wrapper = downsampled(*pictures, inp_size=8, sample_q=4, scale_min=4, scale_max=4)
+    wrapper = downsampled(*images, inp_size=8, sample_q=4, scale_min=4, scale_max=4)
     assert wrapper.draw_scales([0, 2, 1], rng) == [(1.5, True)] * 3  # 12 / 8
     assert wrapper.draw_scales([2, 0], rng) == [(2.25, True)] * 2    # 18 / 8
     assert wrapper.draw_scales([0, 0], rng) == [(4, False)] * 2
-    fitting = downsampled(*pictures, inp_size=8, sample_q=4, scale_min=1.5, scale_max=1.5)
+    fitting = downsampled(*images, inp_size=8, sample_q=4, scale_min=1.5, scale_max=1.5)
     assert fitting.draw_scales([0, 1], rng) == [(1.5, False)] * 2    # just fits
-    each = downsampled(*pictures, inp_size=8, sample_q=4, scale_min=4, scale_max=4, scale_per='sample')
+    each = downsampled(*images, inp_size=8, sample_q=4, scale_min=4, scale_max=4, scale_per='sample')
     assert each.draw_scales([0, 1, 2], rng) == [(4, False), (1.5, True), (2.25, True)]
 
     scale, lowered = wrapper.draw_scales([1], rng)[0]
     sample = wrapper[Draw(1, scale, (0,), lowered)]
-    assert locate(sample, pictures[1])[2] == 12 and sample['lowered'] is True and sample['scale'] == 1.5
+    assert locate(sample, images[1])[2] == 12 and sample['lowered'] is True and sample['scale'] == 1.5
 
 
 def test_crops_fit_exactly_at_every_limit():
-    """A lowered scale gives back the picture's own side, whatever the rounding of side / inp_size."""
+    """A lowered scale gives back the image's own side, whatever the rounding of side / inp_size."""
     for side in range(7, 60):
         wrapper = downsampled(np.zeros((side, 70, 3), np.uint8), inp_size=7, sample_q=4, scale_min=12, scale_max=12)
         scale, lowered = wrapper.draw_scales([0], np.random.default_rng(0))[0]
         assert lowered and queried(wrapper[Draw(0, scale, (0,))])[2] == side
 
 
-def test_pictures_below_inp_size_are_mirrored():
-    picture = position_picture(5, 20)
-    wrapper = downsampled(picture, inp_size=8, sample_q=64, scale_min=2, scale_max=2, augment=False)
+def test_images_below_inp_size_are_mirrored():
+    image = position_image(5, 20)
+    wrapper = downsampled(image, inp_size=8, sample_q=64, scale_min=2, scale_max=2, augment=False)
     assert wrapper.draw_scales([0], np.random.default_rng(0)) == [(1.0, True)]
-    mirrored = picture[[0, 1, 2, 3, 4, 4, 3, 2]]
+    mirrored = image[[0, 1, 2, 3, 4, 4, 3, 2]]
     for sample in draws(wrapper, 20, 1.0):
         rows, columns, side = queried(sample)
         crop = np.zeros((8, 8, 3), np.uint8)
         crop[rows, columns] = np.rint(sample['gt'].numpy() * 255)
         left = int(crop[0, 0, 1])
         assert side == 8 and np.array_equal(crop, mirrored[:, left:left + 8])
-        assert np.array_equal(picture_of(sample['inp']), crop)
+        assert np.array_equal(image_of(sample['inp']), crop)
 
 
-def test_crops_of_shrunk_pictures():
-    """HR is some larger crop, shrunk by Pillow's bicubic; LR is that of HR. What fits the picture limits how much larger."""
-    picture = np.random.default_rng(0).integers(0, 256, (14, 20, 3), np.uint8)
-    crops = {(extent, top, left): bicubic(picture[top:top + extent, left:left + extent], 8, 8) for extent in range(1, 15)
+def test_crops_of_shrunk_images():
+    """HR is some larger crop, shrunk by Pillow's bicubic; LR is that of HR. What fits the image limits how much larger."""
+    image = np.random.default_rng(0).integers(0, 256, (14, 20, 3), np.uint8)
+    crops = {(extent, top, left): bicubic(image[top:top + extent, left:left + extent], 8, 8) for extent in range(1, 15)
              for top in range(15 - extent) for left in range(21 - extent)}
-    wrapper = downsampled(picture, inp_size=4, sample_q=16, augment=False, rescale_min=0.5)
+    wrapper = downsampled(image, inp_size=4, sample_q=16, augment=False, rescale_min=0.5)
     found = []
     for sample in draws(wrapper, 100, 2.0):
         rows, columns, side = queried(sample)
         colours = np.rint(sample['gt'].numpy() * 255)
         where = [place for place, hr in crops.items() if np.array_equal(hr[rows, columns], colours)]
         assert side == 8 and len(where) == 1
-        assert np.array_equal(picture_of(sample['inp']), bicubic(crops[where[0]], 4, 4))
+        assert np.array_equal(image_of(sample['inp']), bicubic(crops[where[0]], 4, 4))
         found += where
     extents, tops, lefts = map(set, zip(*found))
     assert extents == set(range(8, 15))  # of 8 / U(0.5, 1), up to the 14 rows that there are
@@ -466,12 +466,12 @@ def test_crops_of_shrunk_pictures():
     ({'inp_size': 4, 'sample_q': 17}, '16'), ({'inp_size': 0}, 'inp_size')])
 def test_wrong_arguments_of_downsampled(args, told):
     spec = {'name': 'sr-implicit-downsampled', 'args': {'inp_size': 8, 'sample_q': 4, **args}}
-    text = message(datasets.WRAPPERS.make, spec, 'w', dataset=Pictures(), data_root='.')
+    text = message(datasets.WRAPPERS.make, spec, 'w', dataset=Images(), data_root='.')
     assert text.startswith('w.args') and told in text
 
 
 def pair(height: int, width: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    return position_picture(height, width), position_picture(height * scale, width * scale)
+    return position_image(height, width), position_image(height * scale, width * scale)
 
 
 def test_paired_samples_show_one_region():
@@ -484,7 +484,7 @@ def test_paired_samples_show_one_region():
         top, left, side, variant = locate(sample, hr)
         assert side == 24 and top % 3 == left % 3 == 0
         top, left = top // 3, left // 3
-        assert np.array_equal(picture_of(sample['inp']), turn(lr[top:top + 8, left:left + 8], variant))
+        assert np.array_equal(image_of(sample['inp']), turn(lr[top:top + 8, left:left + 8], variant))
         rows, columns, _ = queried(sample)
         assert len(set(zip(rows, columns))) == len(rows) == 24 * 24  # all of them
         variants.add(variant)
@@ -499,17 +499,17 @@ def test_paired_samples_of_some_queries():
     top, left, side, variant = locate(sample, hr)
     rows, columns, _ = queried(sample)
     assert (side, variant) == (12, 0) and len(set(zip(rows, columns))) == 30
-    assert np.array_equal(picture_of(sample['inp']), lr[top // 2:top // 2 + 6, left // 2:left // 2 + 6])
+    assert np.array_equal(image_of(sample['inp']), lr[top // 2:top // 2 + 6, left // 2:left // 2 + 6])
 
 
-def test_paired_pictures_below_inp_size_are_mirrored_alike():
+def test_paired_images_below_inp_size_are_mirrored_alike():
     lr, hr = pair(5, 9, 2)
     wrapper = Paired(dataset=Pairs(2, (lr, hr)), data_root='.', inp_size=8, augment=False)
     for sample in draws(wrapper, 10, 2.0):
         crop = np.rint(sample['gt'].numpy() * 255).astype(np.uint8).reshape(16, 16, 3)
         left = int(crop[0, 0, 1]) // 2
         assert np.array_equal(crop, hr[[*range(10), 9, 8, 7, 6, 5, 4], 2 * left:2 * left + 16])
-        assert np.array_equal(picture_of(sample['inp']), lr[[0, 1, 2, 3, 4, 4, 3, 2], left:left + 8])
+        assert np.array_equal(image_of(sample['inp']), lr[[0, 1, 2, 3, 4, 4, 3, 2], left:left + 8])
 
 
 def test_paired_needs_pairs(tmp_path):
@@ -537,7 +537,7 @@ def test_epoch_of_one_pass():
 
 @pytest.mark.parametrize('epoch_batches', [2, 7])
 def test_epoch_of_given_length(epoch_batches):
-    """Fewer or more pictures than there are: permutation after permutation."""
+    """Fewer or more images than there are: permutation after permutation."""
     epoch = list(sampler(epoch_batches=epoch_batches))
     assert [len(batch) for batch in epoch] == [4] * epoch_batches
     assert len(sampler(epoch_batches=epoch_batches)) == epoch_batches
@@ -549,7 +549,7 @@ def test_epoch_of_given_length(epoch_batches):
     assert len(set(map(tuple, passes))) == len(passes)
 
 
-def test_pictures_are_used_equally_over_epochs():
+def test_images_are_used_equally_over_epochs():
     s = sampler(epoch_batches=5)
     used = np.zeros(10, int)
     for epoch in range(6):
@@ -610,14 +610,14 @@ def test_random_numbers_of_draws_and_scales_are_all_different():
 
 
 def test_crops_do_not_follow_the_scale():
-    """Over many batches, where a crop lies in its picture has nothing to do with the scale; in no place of the batch."""
-    picture = position_picture(64, 255)
-    wrapper = downsampled(*[picture] * 2, inp_size=8, sample_q=12, augment=False)
+    """Over many batches, where a crop lies in its image has nothing to do with the scale; in no place of the batch."""
+    image = position_image(64, 255)
+    wrapper = downsampled(*[image] * 2, inp_size=8, sample_q=12, augment=False)
     s = DrawSampler(wrapper, 2, 150, 0)
     for place in range(2):
         scales, positions = [], []
         for batch in s:
-            top, left, side, _ = locate(wrapper[batch[place]], picture)
+            top, left, side, _ = locate(wrapper[batch[place]], image)
             scales.append(batch[place].scale)
             positions.append((top / (64 - side), left / (255 - side)))
         for axis in zip(*positions):
@@ -626,12 +626,12 @@ def test_crops_do_not_follow_the_scale():
 
 def test_an_empty_data_set_is_refused():
     with pytest.raises(UserError, match='empty'):
-        DrawSampler(Pictures(), 4, None, 0)
+        DrawSampler(Images(), 4, None, 0)
 
 
 def test_batches_do_not_depend_on_the_workers(tmp_path):
     for index in range(5):
-        save(tmp_path / f'{index}.png', position_picture(40, 44) + np.uint8(index))
+        save(tmp_path / f'{index}.png', position_image(40, 44) + np.uint8(index))
 
     def batches(workers: int) -> list[dict]:
         wrapper = Downsampled(dataset=ImageFolder(data_root=tmp_path, root_path='.'), data_root='.', inp_size=8, sample_q=20)
@@ -647,30 +647,30 @@ def test_batches_do_not_depend_on_the_workers(tmp_path):
 
 # evaluation pairs
 
-def evaluation(root: Path, *pictures: np.ndarray, **settings) -> Evaluation:
-    for index, picture in enumerate(pictures):
-        save(root / 'HR' / f'p{index}.png', picture)
+def evaluation(root: Path, *images: np.ndarray, **settings) -> Evaluation:
+    for index, image in enumerate(images):
+        save(root / 'HR' / f'p{index}.png', image)
     settings = {'protocol': 'benchmark', 'scales': [2], 'lr_path': 'LR', **settings}
     return Evaluation(dataset=ImageFolder(data_root=root, root_path='HR'), data_root=root, name='S', **settings)
 
 
 def own_lr(root: Path, scale: int, size: tuple[int, int], level: int = 77, index: int = 0) -> np.ndarray:
-    """An LR picture of the set's own, which no resizing would give."""
-    picture = np.full((*size, 3), level, np.uint8)
-    save(root / 'LR' / f'X{scale}' / f'p{index}x{scale}.png', picture)
-    return picture
+    """An LR image of the set's own, which no resizing would give."""
+    image = np.full((*size, 3), level, np.uint8)
+    save(root / 'LR' / f'X{scale}' / f'p{index}x{scale}.png', image)
+    return image
 
 
 @pytest.mark.parametrize('protocol', ['benchmark', 'div2k'])
 def test_own_lr_at_the_prepared_scales_only(tmp_path, protocol):
-    picture = position_picture(43, 38)
+    image = position_image(43, 38)
     for scale, size in ((2, (21, 19)), (3, (14, 12)), (4, (10, 9)), (6, (7, 6))):
         own_lr(tmp_path, scale, size)
-    dataset = evaluation(tmp_path, picture, protocol=protocol)
+    dataset = evaluation(tmp_path, image, protocol=protocol)
     for scale in (2, 3.0, 4):
         (name, lr, hr), = dataset.pairs(scale)
         assert dataset.source(scale) == 'LR_bicubic' and name == 'p0.png' and (lr == 77).all()
-        assert np.array_equal(hr, picture[:lr.shape[0] * int(scale), :lr.shape[1] * int(scale)])
+        assert np.array_equal(hr, image[:lr.shape[0] * int(scale), :lr.shape[1] * int(scale)])
     for scale in (1, 2.5, 3.9, 6):
         (_, lr, hr), = dataset.pairs(scale)
         assert dataset.source(scale) == 'pil_bicubic' and np.array_equal(lr, bicubic(hr, *lr.shape[:2]))
@@ -679,37 +679,37 @@ def test_own_lr_at_the_prepared_scales_only(tmp_path, protocol):
 @pytest.mark.parametrize('protocol', ['benchmark', 'div2k'])
 def test_forced_pillow_lr(tmp_path, protocol):
     own_lr(tmp_path, 2, (21, 19))
-    dataset = evaluation(tmp_path, position_picture(43, 38), protocol=protocol, lr='pil')
+    dataset = evaluation(tmp_path, position_image(43, 38), protocol=protocol, lr='pil')
     (_, lr, hr), = dataset.pairs(2)
     assert dataset.source(2) == 'pil_bicubic'
-    assert np.array_equal(hr, position_picture(43, 38)[:42, :38]) and np.array_equal(lr, bicubic(hr, 21, 19))
+    assert np.array_equal(hr, position_image(43, 38)[:42, :38]) and np.array_equal(lr, bicubic(hr, 21, 19))
 
 
-def test_without_the_folder_of_lr_pictures(tmp_path):
+def test_without_the_folder_of_lr_images(tmp_path):
     """DIV2K falls back on Pillow, factor by factor; a benchmark does not."""
     own_lr(tmp_path, 2, (21, 19))
-    dataset = evaluation(tmp_path, position_picture(43, 38), protocol='div2k')
+    dataset = evaluation(tmp_path, position_image(43, 38), protocol='div2k')
     assert [dataset.source(scale) for scale in (2, 3, 4)] == ['LR_bicubic', 'pil_bicubic', 'pil_bicubic']
     (_, lr, hr), = dataset.pairs(3)
     assert np.array_equal(lr, bicubic(hr, 14, 12))
 
-    dataset = evaluation(tmp_path, position_picture(43, 38), protocol='benchmark')
+    dataset = evaluation(tmp_path, position_image(43, 38), protocol='benchmark')
     assert str(tmp_path / 'LR' / 'X3') in message(dataset.source, 3)
     assert str(tmp_path / 'LR' / 'X3') in message(lambda: list(dataset.pairs(3)))
     assert str(tmp_path / 'LR' / 'X4') in message(evaluation, tmp_path, scales=[2, 4])  # at the start
 
 
 @pytest.mark.parametrize('protocol', ['benchmark', 'div2k'])
-def test_one_lr_picture_is_missing(tmp_path, protocol):
+def test_one_lr_image_is_missing(tmp_path, protocol):
     own_lr(tmp_path, 2, (21, 19))
-    dataset = evaluation(tmp_path, position_picture(43, 38), position_picture(43, 38), protocol=protocol)
+    dataset = evaluation(tmp_path, position_image(43, 38), position_image(43, 38), protocol=protocol)
     assert str(tmp_path / 'LR' / 'X2' / 'p1x2.png') in message(lambda: list(dataset.pairs(2)))
 
 
 def test_own_lr_of_another_size(tmp_path):
     for size in ((22, 19), (21, 20), (19, 21)):
         own_lr(tmp_path, 2, size)
-        told = message(lambda: list(evaluation(tmp_path, position_picture(43, 38)).pairs(2)))
+        told = message(lambda: list(evaluation(tmp_path, position_image(43, 38)).pairs(2)))
         assert all(part in told for part in (str(tmp_path / 'LR' / 'X2' / 'p0x2.png'), str(size), '(21, 19)'))
 
 
@@ -718,43 +718,43 @@ def test_own_lr_of_another_size(tmp_path):
     (2.5, (17, 15), (42, 38)),  # 17.2, 15.2; 42.5 and 37.5 are rounded to even
     (3, (14, 12), (42, 36)), (8, (5, 4), (40, 32)), (1, (43, 38), (43, 38)), (38, (1, 1), (38, 38))])
 def test_hr_is_cut_from_the_top_left(tmp_path, scale, lr_size, hr_size):
-    picture = position_picture(43, 38)
-    (_, lr, hr), = evaluation(tmp_path, picture, lr='pil').pairs(scale)
-    assert np.array_equal(hr, picture[:hr_size[0], :hr_size[1]])
+    image = position_image(43, 38)
+    (_, lr, hr), = evaluation(tmp_path, image, lr='pil').pairs(scale)
+    assert np.array_equal(hr, image[:hr_size[0], :hr_size[1]])
     assert np.array_equal(lr, bicubic(hr, *lr_size))
 
 
 @pytest.mark.parametrize(('side', 'scale', 'lr_side'), [(33, 1.1, 30), (33, 2.2, 15), (55, 1.1, 50), (55, 2.2, 25)])
 def test_division_without_remainder_loses_no_row(tmp_path, side, scale, lr_side):
     """In floating point 33 / 1.1 is just below 30."""
-    (_, lr, hr), = evaluation(tmp_path, position_picture(side, side), lr='pil').pairs(scale)
+    (_, lr, hr), = evaluation(tmp_path, position_image(side, side), lr='pil').pairs(scale)
     assert lr.shape[:2] == (lr_side, lr_side) and hr.shape[:2] == (side, side)
 
 
 def test_centre_crop(tmp_path):
-    """Pillow's LR whatever the set has, since that would be of the whole picture."""
+    """Pillow's LR whatever the set has, since that would be of the whole image."""
     own_lr(tmp_path, 2, (20, 25))
-    picture = position_picture(40, 51)
-    dataset = evaluation(tmp_path, picture, crop=20)
+    image = position_image(40, 51)
+    dataset = evaluation(tmp_path, image, crop=20)
     (_, lr, hr), = dataset.pairs(2)
     assert dataset.source(2) == 'pil_bicubic'
-    assert np.array_equal(hr, picture[10:30, 15:35]) and np.array_equal(lr, bicubic(hr, 10, 10))
+    assert np.array_equal(hr, image[10:30, 15:35]) and np.array_equal(lr, bicubic(hr, 10, 10))
     (_, lr, hr), = dataset.pairs(3)
-    assert np.array_equal(hr, picture[10:28, 15:33]) and np.array_equal(lr, bicubic(hr, 6, 6))
-    (_, lr, hr), = evaluation(tmp_path, picture, crop=48).pairs(2)  # higher than the picture
-    assert np.array_equal(hr, picture[:, 1:49])
+    assert np.array_equal(hr, image[10:28, 15:33]) and np.array_equal(lr, bicubic(hr, 6, 6))
+    (_, lr, hr), = evaluation(tmp_path, image, crop=48).pairs(2)  # higher than the image
+    assert np.array_equal(hr, image[:, 1:49])
 
 
 @pytest.mark.parametrize(('protocol', 'scale', 'least'), [('benchmark', 2, 6), ('benchmark', 6, 18), ('div2k', 2, 18)])
-def test_too_small_a_picture(tmp_path, protocol, scale, least):
+def test_too_small_a_image(tmp_path, protocol, scale, least):
     """Told at the start: of round(floor(H / s)·s) rows the border (2, 6 and 8 pixels) must leave one."""
-    kept = evaluation(tmp_path / 'a', position_picture(least, 40), lr='pil', protocol=protocol, scales=[1, scale])
+    kept = evaluation(tmp_path / 'a', position_image(least, 40), lr='pil', protocol=protocol, scales=[1, scale])
     assert next(kept.pairs(scale)).hr.shape[0] == least
     for size in ((least - 1, 40), (40, least - 1)):
-        told = message(evaluation, tmp_path / 'b', position_picture(*size), lr='pil', protocol=protocol, scales=[1, scale])
+        told = message(evaluation, tmp_path / 'b', position_image(*size), lr='pil', protocol=protocol, scales=[1, scale])
         for part in (str(tmp_path / 'b' / 'HR' / 'p0.png'), f'{size[0]}x{size[1]}', protocol, f'scale {scale}'):
             assert part in told
-    told = message(evaluation, tmp_path / 'c', position_picture(40, 40), protocol=protocol, scales=scale, crop=least - 1)
+    told = message(evaluation, tmp_path / 'c', position_image(40, 40), protocol=protocol, scales=scale, crop=least - 1)
     assert f'{least - 1}x{least - 1}' in told
 
 
@@ -772,5 +772,5 @@ def test_evaluation_reads_grey_as_rgb_in_the_folders_order(tmp_path):
     ({'scales': float('inf')}, 'inf'), ({'scales': [True]}, 'True'), ({'crop': 0}, '0')])
 def test_wrong_arguments_of_evaluation(args, told):
     spec = {'name': 'sr-evaluation', 'args': {'name': 'S', 'protocol': 'benchmark', 'scales': [2], **args}}
-    text = message(datasets.WRAPPERS.make, spec, 'w', dataset=Pictures(), data_root='.')
+    text = message(datasets.WRAPPERS.make, spec, 'w', dataset=Images(), data_root='.')
     assert text.startswith('w.args') and told in text

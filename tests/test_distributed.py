@@ -16,7 +16,7 @@ from lab import BATCHES, Lab, differences
 import datasets
 import models
 from engine.distributed import ALONE
-from engine.evaluate import evaluate
+from engine.evaluation.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 SGD = {'optimizer': {'name': 'sgd', 'args': {'lr': 0.05}}, 'lr_schedule': None}
@@ -76,7 +76,7 @@ import torch
 from pathlib import Path
 from engine.config import TRAIN_KEYS, load_config
 from engine.distributed import ALONE, join
-from engine.trainer import Trainer
+from engine.training.trainer import Trainer
 
 def steps(folder, cases, data, world):
     """Losses, gradients and buffers of the first steps of each case, an epoch's worth."""
@@ -110,7 +110,7 @@ CLIT = {'base_dim': 16, 'head': 4, 'r': 1, 'imnet_num': 2, 'conv_num': 2, 'scale
 
 
 def write_cases(lab: Lab) -> None:
-    """Four pictures in batches of 3: the second batch is a single sample, which leaves one of two processes without any."""
+    """Four images in batches of 3: the second batch is a single sample, which leaves one of two processes without any."""
     for name, (change, _) in CASES.items():
         change = dict(change)
         wrapper = {'name': 'sr-implicit-downsampled', 'args': {'inp_size': 8, 'sample_q': 16}}
@@ -209,14 +209,14 @@ def test_second_stage_needs_its_start_in_the_first_process_alone(lab):
 
 
 def test_validation_is_shared(lab):
-    """Each process upscales its own pictures, and both end with all rows in order."""
+    """Each process upscales its own images, and both end with all rows in order."""
     config = lab.config['val_dataset']
     config['dataset']['args']['first_k'] = 3
     lab.write_config()
     done = launch(lab, code=f'''
 import json, torch, datasets, models
 from engine.distributed import join
-from engine.evaluate import evaluate
+from engine.evaluation.evaluate import evaluate
 with join() as world:
     world.connect(torch.device('cpu'))
     seen = []
@@ -243,7 +243,7 @@ def act(rank: int, step: int, action: str) -> str:
     return f'''
 import os, resource, signal, sys
 from pathlib import Path
-from engine.trainer import Trainer
+from engine.training.trainer import Trainer
 original, done = Trainer.train_step, []
 def step(trainer, sample):
     done.append(original(trainer, sample))
@@ -272,7 +272,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(lab):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('action, statuses, told', [
-    ("raise train.UserError('pictures/2.png: broken')", [2, 2], ('error: pictures/2.png: broken',)),
+    ("raise train.UserError('images/2.png: broken')", [2, 2], ('error: images/2.png: broken',)),
     ('os.kill(os.getpid(), signal.SIGKILL)', [1, -9], ('error: another process of this run has ended',)),
     ('trainer.model.widen.weight.data.fill_(float("nan"))', [1, 1], ('error: the loss is nan at epoch 2, batch 2',)),
 ], ids=['refused input', 'killed', 'ruined weights'])

@@ -15,7 +15,7 @@ from fused_checks import *  # noqa: F403
 from fused_checks import DEVICE, TOLERANCE, Case, assert_near, assert_right, defined_results, make_inputs
 
 import models
-from models.coords import make_cell
+from common.coords import make_cell
 
 PAPER = Case(queries=2 * 2304, rows=2 * 54 * 54, channels=256, heads=8, keys=49, hidden=256)
 LONG_SUMS = 1e-5  # of 12,544 terms or of 4608, in float32

@@ -3,12 +3,12 @@ import copy
 
 import pytest
 import torch
-from test_models import grid, picture
+from test_models import grid, image
 
 import models
 from engine.checkpoint import save_checkpoint
-from engine.grow import grow
-from engine.pretrain import load_stage1
+from engine.tools.grow import grow
+from engine.training.pretrain import load_stage1
 from utils import UserError
 
 
@@ -31,7 +31,7 @@ def test_same_function_and_all_of_it_learns(tmp_path, tiny_msit, blocks):
     source = saved(tmp_path, deeper(tiny_msit, blocks))
     assert grow(source, deeper(tiny_msit, 4), tmp_path / 'large.pth') == 4 - blocks
     small, large = models.load(source), models.load(tmp_path / 'large.pth')
-    lr, (coord, cell) = picture(1, 9, 11), grid(20, 30)
+    lr, (coord, cell) = image(1, 9, 11), grid(20, 30)
     with torch.no_grad():
         assert torch.equal(small(lr, coord, cell), large(lr, coord, cell))
 
@@ -54,7 +54,7 @@ def test_fresh_decoder(tmp_path, tiny_msit, blocks):
                                      'imnet_spec': {'name': 'mlp', 'args': {'hidden_list': [8]}}}}
     assert grow(source, spec, tmp_path / 'new.pth', fresh_decoder=True, seed=5) == blocks - 1
     old, new = models.load(source), models.load(tmp_path / 'new.pth')
-    lr = picture(1, 9, 11)
+    lr = image(1, 9, 11)
     with torch.no_grad():
         assert torch.equal(old.encoder.features(lr), new.encoder.features(lr))
     torch.manual_seed(5)

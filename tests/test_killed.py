@@ -35,7 +35,7 @@ def job(lab: Lab, name: str, code: str = 'run(train.main)') -> dict:
 
 HALF = '''
 import os, signal, torch
-from engine.trainer import Trainer
+from engine.training.trainer import Trainer
 original, saved = torch.save, []
 
 def half(content, path):

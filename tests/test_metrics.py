@@ -14,8 +14,9 @@ import models
 from datasets.evaluation import Evaluation
 from datasets.image_folder import ImageFolder
 from engine.config import TEST_KEYS, load_config
-from engine.evaluate import evaluate, format_table, plain_numbers, save_image, to_image
-from engine.metrics import evaluated_region, psnr, ssim
+from engine.evaluation.evaluate import evaluate, format_table, plain_numbers
+from engine.evaluation.metrics import evaluated_region, psnr, ssim
+from imaging.writing import save_image, to_image
 from models.sr_model import SRModel
 from utils import UserError
 
@@ -25,18 +26,18 @@ C1, C2 = 0.01 ** 2, 0.03 ** 2
 
 
 def score(prediction, target, protocol, scale, metric=psnr) -> float:
-    """`metric` of what a protocol compares of two pictures."""
+    """`metric` of what a protocol compares of two images."""
     return metric(*(evaluated_region(torch.as_tensor(image), protocol, scale) for image in (prediction, target)))
 
 
 def constant(*rgb: float, size=(30, 34)) -> torch.Tensor:
-    """A (3, H, W) picture of one colour."""
+    """A (3, H, W) image of one colour."""
     return torch.tensor(rgb, dtype=torch.float64).view(3, 1, 1).expand(3, *size).clone()
 
 
 def waves() -> tuple[torch.Tensor, torch.Tensor]:
-    """The two pictures of the reference rows: 0.5 + 0.5 sin(0.37 i) and 0.5 + 0.5 cos(0.11 i), (3, 40, 50)."""
-    i = torch.arange(3 * 40 * 50, dtype=torch.float32)  # the reference numbers are of float32 pictures
+    """The two images of the reference rows: 0.5 + 0.5 sin(0.37 i) and 0.5 + 0.5 cos(0.11 i), (3, 40, 50)."""
+    i = torch.arange(3 * 40 * 50, dtype=torch.float32)  # the reference numbers are of float32 images
     return tuple((0.5 + 0.5 * wave).view(3, 40, 50) for wave in (torch.sin(0.37 * i), torch.cos(0.11 * i)))
 
 
@@ -76,7 +77,7 @@ def test_luma_has_its_offset():
 
 
 def test_mean_squared_difference_over_all_pixels():
-    """One of 26 × 30 pixels off by 1 in every channel of a float32 picture."""
+    """One of 26 × 30 pixels off by 1 in every channel of a float32 image."""
     target = torch.zeros(3, 30, 34)
     prediction = target.clone()
     prediction[:, 10, 20] = 1
@@ -100,7 +101,7 @@ def test_border(protocol, scale, border):
 
 
 @pytest.mark.parametrize(('protocol', 'scale', 'border'), [('benchmark', 2.5, 3), ('div2k', 4, 10)])
-def test_too_small_a_picture(protocol, scale, border):
+def test_too_small_a_image(protocol, scale, border):
     for size in ((2 * border, 40), (40, 2 * border)):
         with pytest.raises(UserError, match=f'{size[0]}x{size[1]} is too small.*{protocol}.*{border} pixels'):
             evaluated_region(torch.zeros(3, *size), protocol, scale)
@@ -146,21 +147,21 @@ def noisy_pair(size) -> tuple[np.ndarray, np.ndarray]:
 
 def test_ssim_of_rgb_by_loop():
     pair = noisy_pair((16 + 13, 16 + 15))  # 13 × 15 remain: border 2 + 6
-    inner = [picture[:, 8:-8, 8:-8] for picture in pair]
+    inner = [image[:, 8:-8, 8:-8] for image in pair]
     assert score(*pair, 'div2k', 2, ssim) == pytest.approx(ssim_by_loop(*inner), abs=1e-10)
 
 
 def test_ssim_of_luma_by_loop():
     pair = noisy_pair((6 + 14, 6 + 12))
     weights = np.array(list(LUMA.values()))[:, None, None]
-    inner = [(weights * picture).sum(0, keepdims=True)[:, 3:-3, 3:-3] + 16 / 256 for picture in pair]
+    inner = [(weights * image).sum(0, keepdims=True)[:, 3:-3, 3:-3] + 16 / 256 for image in pair]
     assert score(*pair, 'benchmark', 2.5, ssim) == pytest.approx(ssim_by_loop(*inner), abs=1e-10)
 
 
 @pytest.mark.parametrize('protocol', ['benchmark', 'div2k'])
-def test_ssim_of_equal_and_of_constant_pictures(protocol):
-    picture = noisy_pair((30, 30))[0]
-    assert score(picture, picture, protocol, 2, ssim) == pytest.approx(1, abs=1e-12)
+def test_ssim_of_equal_and_of_constant_images(protocol):
+    image = noisy_pair((30, 30))[0]
+    assert score(image, image, protocol, 2, ssim) == pytest.approx(1, abs=1e-12)
     a, b = 0.2, 0.6
     dark, bright = constant(a, a, a), constant(b, b, b)
     if protocol == 'benchmark':
@@ -189,17 +190,17 @@ class Black(SRModel):
 
 
 def black_rows(tmp_path, **settings) -> tuple[list[dict], Black, list]:
-    """Black against grey pictures of 0.2, 0.4 and 0.6, each of 41 × 36 pixels."""
+    """Black against grey images of 0.2, 0.4 and 0.6, each of 41 × 36 pixels."""
     for name, grey in (('a.png', 51), ('b.png', 102), ('c.png', 153)):
         Image.fromarray(np.full((41, 36, 3), grey, np.uint8)).save(tmp_path / name)
-    pictures = ImageFolder(data_root=tmp_path, root_path='.')
-    dataset = Evaluation(dataset=pictures, data_root=tmp_path, name='Greys', **settings)
+    images = ImageFolder(data_root=tmp_path, root_path='.')
+    dataset = Evaluation(dataset=images, data_root=tmp_path, name='Greys', **settings)
     model, shown = Black(), []
-    rows = evaluate(model, dataset, torch.device('cpu'), 'black', lambda *picture: shown.append(picture))
+    rows = evaluate(model, dataset, torch.device('cpu'), 'black', lambda *image: shown.append(image))
     return rows, model, shown
 
 
-def test_rows_average_the_pictures_scores(tmp_path):
+def test_rows_average_the_images_scores(tmp_path):
     rows, model, shown = black_rows(tmp_path, protocol='div2k', scales=[2, 2.5])
     greys = (0.2, 0.4, 0.6)
     each = [-20 * math.log10(grey) for grey in greys]
@@ -241,14 +242,14 @@ def test_infinite_scores_become_null():
     assert json.loads(json.dumps(plain_numbers(value), allow_nan=False)) == expected
 
 
-def test_saved_pictures_are_rounded_to_8_bits(tmp_path):
+def test_saved_images_are_rounded_to_8_bits(tmp_path):
     rgb = torch.tensor([0, 0.4, 0.6, 254.4, 254.6, 255]).div(255).view(1, 2, 3).repeat(3, 1, 1)
     rgb[2] = 0
     save_image(to_image(rgb), tmp_path / 'new' / 'x.png')
     with Image.open(tmp_path / 'new' / 'x.png') as image:
-        picture = np.asarray(image)
-    assert picture[..., 0].tolist() == picture[..., 1].tolist() == [[0, 0, 1], [254, 255, 255]]
-    assert not picture[..., 2].any()
+        pixels = np.asarray(image)
+    assert pixels[..., 0].tolist() == pixels[..., 1].tolist() == [[0, 0, 1], [254, 255, 255]]
+    assert not pixels[..., 2].any()
 
 
 @pytest.mark.parametrize('name', [

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 import models
+from common import coords
+from common.registry import MODELS, Registry
 from engine.checkpoint import save_checkpoint
 from engine.config import TRAIN_KEYS, load_config
-from models import checkpoint, coords, released
+from models import checkpoint, released
 from models.checkpoint import build, read_checkpoint
 from models.msit.rim import RefConv2d, RIMConv2d, fold
-from models.registry import MODELS, Registry
 from models.sr_model import SRModel
 from utils import UserError, count_parameters
 
@@ -110,7 +111,7 @@ def variant(name: str, index: int) -> SRModel:
     return unsettled(models.make({'name': name, 'args': variants(name)[index]}))
 
 
-def picture(batch: int = 1, height: int = 7, width: int = 9) -> torch.Tensor:
+def image(batch: int = 1, height: int = 7, width: int = 9) -> torch.Tensor:
     return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(4))
 
 
@@ -142,7 +143,7 @@ EVERY_VARIANT = pytest.mark.parametrize('name, index', [
 # released outputs
 
 def golden(shared, name: str) -> tuple[SRModel, dict[str, torch.Tensor], torch.Tensor]:
-    """The loaded model, the arrays of its file, and the LR picture in [0, 1]."""
+    """The loaded model, the arrays of its file, and the LR image in [0, 1]."""
     arrays = {key: torch.from_numpy(value) for key, value in np.load(shared / f'golden/{name}.npz').items()}
     return models.load(shared / f'golden/{name}.pth'), arrays, arrays['inp'] * 0.5 + 0.5
 
@@ -254,8 +255,8 @@ def test_no_tiny_spec_is_left_over():
 
 
 @EVERY_VARIANT
-def test_upscale_gives_a_finite_picture_of_the_size_asked_for(name, index):
-    model, lr = variant(name, index), picture()
+def test_upscale_gives_a_finite_image_of_the_size_asked_for(name, index):
+    model, lr = variant(name, index), image()
     for size in sizes(model):
         sr = model.upscale(lr, size)
         assert sr.shape == (1, 3, *size)
@@ -268,7 +269,7 @@ def test_upscale_gives_a_finite_picture_of_the_size_asked_for(name, index):
 
 @EVERY_VARIANT
 def test_scattered_coordinates_of_the_grid_equal_the_grid(name, index):
-    model, lr = variant(name, index), picture()
+    model, lr = variant(name, index), image()
     for size in sizes(model):
         with torch.no_grad():
             rgb = model(lr, *grid(*size))
@@ -281,7 +282,7 @@ def test_scattered_coordinates_of_the_grid_equal_the_grid(name, index):
 def test_scattered_coordinates_are_independent_of_each_other(name, index):
     if name in TOGETHER:
         pytest.skip('its queries attend to each other')
-    model, lr = variant(name, index), picture()
+    model, lr = variant(name, index), image()
     size = sizes(model)[-1]
     coord, cell = grid(*size)
     order = torch.randperm(coord.shape[1], generator=torch.Generator().manual_seed(0))[:40]
@@ -294,7 +295,7 @@ def test_scattered_coordinates_are_independent_of_each_other(name, index):
 def test_queries_in_chunks_make_the_same_grid(name, index, monkeypatch):
     if name in TOGETHER:
         pytest.skip('its queries attend to each other')
-    model, lr = variant(name, index), picture(2)
+    model, lr = variant(name, index), image(2)
     height, width = size = sizes(model)[-1]
     whole = model.upscale(lr, size)
     calls, query = [], model.query
@@ -302,7 +303,7 @@ def test_queries_in_chunks_make_the_same_grid(name, index, monkeypatch):
     monkeypatch.setattr(type(model), 'query_floats', lambda self: 2 ** 22 // 20)
     monkeypatch.setattr(type(model), 'query_grid', SRModel.query_grid)  # the plain path, query by query
     assert (model.upscale(lr, size) - whole).abs().max() < 1e-5
-    assert len(calls) == -(-height * width // 10)  # two pictures at a time
+    assert len(calls) == -(-height * width // 10)  # two images at a time
     assert sum(shape[1] for shape in calls) == height * width
 
 
@@ -312,14 +313,14 @@ def test_a_chunk_holds_as_many_queries_as_fit(monkeypatch):
     monkeypatch.setattr(model, 'query', lambda *args: shapes.append(tuple(args[1].shape)) or query(*args))
     assert model.query_floats() == 3 * 9 * 8  # keys, values, weighted values: 3×3 pixels of 8 channels
     rows, columns = coords.pixel_centres(14), coords.pixel_centres(18)
-    latent = model.encode(model.normalise_lr(picture(2)))
+    latent = model.encode(model.normalise_lr(image(2)))
     SRModel.query_grid(model, latent, rows, columns, coords.make_cell(14, 18).expand(2, 2), 4 * (2 * 216 * 100 + 1))
     assert shapes == [(2, 100, 2), (2, 100, 2), (2, 52, 2)]
 
 
 @EVERY_VARIANT
-def test_batch_equals_its_pictures(name, index):
-    model, lr = variant(name, index), picture(2)
+def test_batch_equals_its_images(name, index):
+    model, lr = variant(name, index), image(2)
     size = sizes(model)[-1]
     together = model.upscale(lr, size)
     for i in range(2):
@@ -327,8 +328,8 @@ def test_batch_equals_its_pictures(name, index):
 
 
 @EVERY_VARIANT
-def test_every_picture_of_a_batch_has_its_own_coordinates_and_cell(name, index):
-    model, lr = variant(name, index), picture(2)
+def test_every_image_of_a_batch_has_its_own_coordinates_and_cell(name, index):
+    model, lr = variant(name, index), image(2)
     size = sizes(model)[-1]
     coord, cell = grid(*size)
     coord = torch.cat([coord, coord.flip(1)])
@@ -341,7 +342,7 @@ def test_every_picture_of_a_batch_has_its_own_coordinates_and_cell(name, index):
 @EVERY_VARIANT
 @pytest.mark.parametrize('training', [False, True])
 def test_every_trainable_parameter_gets_a_gradient(name, index, training):
-    model, lr = variant(name, index).train(training), picture(2)
+    model, lr = variant(name, index).train(training), image(2)
     size = sizes(model)[-1]
     coord, cell = grid(*size)
     rgb = model(lr, coord.expand(2, -1, 2), cell.expand(2, 2))
@@ -362,7 +363,7 @@ def test_every_trainable_parameter_gets_a_gradient(name, index, training):
 def test_the_input_is_normalised_and_the_output_mapped_back(tiny_msit):
     torch.manual_seed(0)
     model = models.make(tiny_msit, NORM).eval()
-    lr, (coord, cell) = picture(), grid(10, 12)
+    lr, (coord, cell) = image(), grid(10, 12)
     sub, div = torch.tensor([0.25, 0.5, 0.75]).view(1, 3, 1, 1), torch.tensor([0.5, 0.25, 1.0]).view(1, 3, 1, 1)
     with torch.no_grad():
         expected = model.query(model.encode((lr - sub) / div), coord, cell) * 2 + 0.25
@@ -374,7 +375,7 @@ def test_the_input_is_normalised_and_the_output_mapped_back(tiny_msit):
 
 @pytest.mark.parametrize('width', [3, 9])
 def test_bicubic_is_the_same_in_any_normalisation(width):
-    lr = picture(2, 7, width)
+    lr = image(2, 7, width)
     expected = models.load('bicubic').upscale(lr, (16, 31))
     assert (models.make({'name': 'bicubic'}, NORM).upscale(lr, (16, 31)) - expected).abs().max() < 1e-6
 
@@ -384,7 +385,7 @@ def test_default_normalisation_is_one_half(tiny_msit):
     assert models.make(tiny_msit).data_norm == {'inp': half, 'gt': half}
 
 
-def test_msit_adds_the_bilinear_picture(tiny_msit):
+def test_msit_adds_the_bilinear_image(tiny_msit):
     model = models.make(tiny_msit).eval()
     for p in model.imnet.parameters():
         nn.init.zeros_(p)
@@ -415,7 +416,7 @@ def test_msit_appends_the_relative_cell_of_its_axis(tiny_msit, cell_decode):
 @EVERY
 @pytest.mark.parametrize('shape', [(3, 7, 9), (1, 1, 7, 9), (1, 4, 7, 9), (0, 3, 7, 9), (1, 3, 0, 9)])
 def test_upscale_refuses_other_shapes(name, shape):
-    with assert_user_error('expected pictures of shape (B, 3, H, W)', str(shape)):
+    with assert_user_error('expected images of shape (B, 3, H, W)', str(shape)):
         variant(name, 0).upscale(torch.zeros(shape), (20, 20))
 
 
@@ -423,22 +424,22 @@ def test_upscale_refuses_other_shapes(name, shape):
 @pytest.mark.parametrize('size', [(6, 18), (14, 8)])
 def test_upscale_refuses_to_shrink(name, size):
     with assert_user_error(f'{size[0]}x{size[1]} is smaller than the input, 7x9'):
-        variant(name, 0).upscale(picture(), size)
+        variant(name, 0).upscale(image(), size)
 
 
 @pytest.mark.parametrize('name', ['edsr-baseline', 'rdn'])
 @pytest.mark.parametrize('size', [(7, 9), (14, 19), (21, 27)])
 def test_fixed_scale_network_refuses_another_size(name, size):
     with assert_user_error('by exactly 2', f'7x9 to {size[0]}x{size[1]}'):
-        variant(name, 0).upscale(picture(), size)
+        variant(name, 0).upscale(image(), size)
 
 
-def test_encoder_without_its_tail_makes_no_picture():
+def test_encoder_without_its_tail_makes_no_image():
     model = models.make(tiny_encoder(no_upsampling=True))
     assert model.fixed_scale is None
-    assert model.features(picture()).shape == (1, 4, 7, 9)
+    assert model.features(image()).shape == (1, 4, 7, 9)
     with pytest.raises(ValueError, match='set no_upsampling to false'):
-        model.upscale(picture(), (14, 18))
+        model.upscale(image(), (14, 18))
 
 
 def altered(spec: dict, path: str, value: object) -> dict:
@@ -531,7 +532,7 @@ def test_saved_model_comes_back_equal(tmp_path, name, norm):
     assert loaded.data_norm == model.data_norm
     if norm:
         assert loaded.data_norm == NORM
-    lr, size = picture(), sizes(model)[-1]
+    lr, size = image(), sizes(model)[-1]
     assert model.upscale(lr, size).isfinite().all()
     assert torch.equal(loaded.upscale(lr, size), model.upscale(lr, size))
     content = torch.load(path, weights_only=True)
@@ -645,7 +646,7 @@ def assert_folds(path) -> None:
     unfolded, loaded = build(read_checkpoint(path), 'file').eval(), models.load(path)
     assert [m for m in unfolded.modules() if isinstance(m, RefConv2d)]
     assert not [m for m in loaded.modules() if isinstance(m, RefConv2d)]
-    lr, (coord, cell) = picture(), grid(16, 31)
+    lr, (coord, cell) = image(), grid(16, 31)
     with torch.no_grad():
         assert (unfolded(lr, coord, cell) - loaded(lr, coord, cell)).abs().max() < 1e-6
         unfolded.double()
@@ -667,7 +668,7 @@ def test_a_released_rim_file_loads_folded(shared):
 
 
 def test_grids_are_read_in_the_order_y_x():
-    """The corners of a picture that shows its own coordinates, through the models' own grid path."""
+    """The corners of an image that shows its own coordinates, through the models' own grid path."""
     class Coordinates(SRModel):
         def encode(self, lr, region=None):
             return lr

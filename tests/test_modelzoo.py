@@ -8,7 +8,7 @@ import torch
 import datasets
 import models
 from engine.config import TEST_KEYS, load_config
-from engine.evaluate import evaluate_scale
+from engine.evaluation.evaluate import evaluate_scale
 from models.checkpoint import ZOO
 
 FILES = sorted(ZOO.glob('*.pth'))

@@ -1,7 +1,7 @@
 """The modules of MSIT and the coordinates against values worked out by hand or by plain float64 loops.
 
 The reference functions below follow the method's description, with arrays of NumPy and one explicit loop per index that the
-description names; none of them calls the project's code. Maps of one picture are (C, H, W).
+description names; none of them calls the project's code. Maps of one image are (C, H, W).
 """
 import math
 from fractions import Fraction
@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import coords
+from common import coords
 from models.layers import sample_bilinear
 from models.msit import conv, rim
 from models.msit.conv import Conv2d
@@ -64,7 +64,7 @@ def shifted(x: np.ndarray, stride: int) -> np.ndarray:
 
 
 def convolved(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, groups: int = 1) -> np.ndarray:
-    """Zeros around the picture, its size kept: out[o, y, x] = Σ weight[o, i, a, b] · in[i, y + a − k/2, x + b − k/2]."""
+    """Zeros around the image, its size kept: out[o, y, x] = Σ weight[o, i, a, b] · in[i, y + a − k/2, x + b − k/2]."""
     outputs, inputs, size, _ = weight.shape
     _, height, width = x.shape
     out = np.zeros((outputs, height, width))
@@ -116,7 +116,7 @@ def nearest(coordinate: float, n: int) -> int:
 
 
 def bilinear(image: np.ndarray, y: float, x: float) -> np.ndarray:
-    """(C,) at a coordinate of [−1, 1]²; zero beyond the picture."""
+    """(C,) at a coordinate of [−1, 1]²; zero beyond the image."""
     channels, height, width = image.shape
     row, column = ((y + 1) * height - 1) / 2, ((x + 1) * width - 1) / 2
     out = np.zeros(channels)
@@ -135,7 +135,7 @@ def bias_of_key(delta_y: float, delta_x: float, w: dict, frequencies: list) -> n
 
 
 def attended(query, keys, values, coord, w: dict, frequencies: list, heads: int, radius: int) -> np.ndarray:
-    """One picture's maps (C, H, W), coordinates (Q, 2) → (Q, K²·C), in the order (key, head, channel)."""
+    """One image's maps (C, H, W), coordinates (Q, 2) → (Q, K²·C), in the order (key, head, channel)."""
     channels, height, width = query.shape
     d = channels // heads
     out = []
@@ -206,7 +206,7 @@ def test_fem_moves_each_channel_one_pixel_in_its_direction(channel, grad):
 
 
 @pytest.mark.parametrize('stride', [0, 1, 2, 4, 11])
-def test_fem_integer_strides_wrap_around_the_picture(stride):
+def test_fem_integer_strides_wrap_around_the_image(stride):
     x = noise(2, 18, 4, 5)
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
@@ -416,7 +416,7 @@ def test_nearest_pixel_by_hand(n, size, expected):
     assert coords.nearest_index(coords.pixel_centres(size), n).tolist() == expected
 
 
-def test_nearest_breaks_ties_to_even_and_stays_in_the_picture():
+def test_nearest_breaks_ties_to_even_and_stays_in_the_image():
     between = torch.tensor([-0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75])                 # 0.5, 1.5, …, 6.5 of eight pixels
     assert coords.nearest_index(between, 8).tolist() == [0, 2, 2, 4, 4, 6, 6]
     assert coords.nearest_index(torch.tensor([[-1., 1.]]), 8).tolist() == [[0, 7]]   # −0.5 and 7.5
@@ -442,7 +442,7 @@ def test_window_offsets_by_hand():
     np.testing.assert_allclose(delta.numpy(), expected, atol=1e-14)
 
 
-def test_window_offsets_are_exact_far_into_a_large_picture():
+def test_window_offsets_are_exact_far_into_a_large_image():
     n, size = 1999, 4799
     index, delta = coords.nearest_window(coords.pixel_centres(size), n, 2)
     assert delta.dtype == torch.float64
@@ -486,7 +486,7 @@ def test_bilinear_samples(padding):
     out = sample_bilinear(image, points.expand(2, -1, 2), padding)
     for b in range(2):
         for q, (y, x) in enumerate(points.tolist()):
-            if padding == 'border':  # beyond the centres of the edge pixels the picture goes on as it is there
+            if padding == 'border':  # beyond the centres of the edge pixels the image goes on as it is there
                 y, x = min(max(y, -0.75), 0.75), min(max(x, -0.8), 0.8)
             assert_equals(out[b, q], bilinear(image[b].numpy(), y, x), 1e-12)
 
@@ -531,9 +531,9 @@ def test_conventional_attention(radius):
         assert_equals(out[b], expected, 1e-9)
 
 
-def test_keys_outside_the_picture_take_part_in_the_softmax():
+def test_keys_outside_the_image_take_part_in_the_softmax():
     module = MSSA(2, heads=1, radius=1, projections=1, value_projections=1, pb_spec=WHOLE_SPEC).double().eval()
-    with torch.no_grad():  # logits all zero, values all (3, 5): a pixel of a 1×1 picture gets a ninth
+    with torch.no_grad():  # logits all zero, values all (3, 5): a pixel of a 1×1 image gets a ninth
         for p in module.parameters():
             p.zero_()
         module.value_map.convs[0].bias.copy_(torch.tensor([3., 5.]))

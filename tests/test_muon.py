@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from engine.muon import Muon, orthogonalise
-from engine.schedule import OPTIMIZERS
+from engine.training.muon import Muon, orthogonalise
+from engine.training.schedule import OPTIMIZERS
 from utils import UserError
 
 

@@ -4,17 +4,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from peers_fill import assert_row, fill, hr_grid, lr_picture
-from test_models import grid, picture, variant
+from peers_fill import assert_row, fill, hr_grid, lr_image
+from test_models import grid, image, variant
 
 import models
+from common import coords
+from common.registry import MODELS
 from engine.config import TRAIN_KEYS, load_config
-from models import coords
 from models.decoders import ciaosr
 from models.decoders.ciaosr import CiaoSR, CrossScaleAttention
 from models.decoders.ensemble import neighbours
 from models.regions import Region
-from models.registry import MODELS
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs/train'
 
@@ -31,13 +31,13 @@ def filled(non_local: bool) -> CiaoSR:
 def test_ciaosr_gives_the_reference_output(shared, non_local, row):
     model = filled(non_local)
     with torch.no_grad():
-        assert_row(model.query(model.encode(lr_picture()), *hr_grid(9, 16)), row, shared)
+        assert_row(model.query(model.encode(lr_image()), *hr_grid(9, 16)), row, shared)
 
 
 def test_non_local_features_are_those_of_the_reference(shared):
     model = filled(True)
     with torch.no_grad():
-        assert_row(model.cs_attn(model.encoder.features(lr_picture())), 'ciaosr_csattn_feat', shared)
+        assert_row(model.cs_attn(model.encoder.features(lr_image())), 'ciaosr_csattn_feat', shared)
 
 
 @pytest.mark.parametrize('encoder, parameters', [('edsr-baseline', 2_649_030), ('rdn', 23_402_566)])
@@ -75,8 +75,8 @@ def test_non_local_features_in_the_plain_form(monkeypatch, height, width, scores
     assert (module(x) - expected).abs().max() < 1e-12
 
 
-def test_a_picture_of_one_pixel():
-    assert variant('ciaosr', 0).upscale(picture(1, 1, 1), (3, 4)).isfinite().all()
+def test_a_image_of_one_pixel():
+    assert variant('ciaosr', 0).upscale(image(1, 1, 1), (3, 4)).isfinite().all()
 
 
 def test_neighbours_are_looked_for_at_another_distance():
@@ -88,11 +88,11 @@ def test_neighbours_are_looked_for_at_another_distance():
     assert near.offset[0, 0, 0].tolist() == [2, 0]
 
 
-def test_regions_make_the_whole_picture_without_non_local_features():
-    """In float64: 20×40 LR pixels at ×1.5; with non-local features every pixel sees the whole picture."""
+def test_regions_make_the_whole_image_without_non_local_features():
+    """In float64: 20×40 LR pixels at ×1.5; with non-local features every pixel sees the whole image."""
     assert variant('ciaosr', 0).reach is None
     model = variant('ciaosr', 1).double()
-    lr = picture(2, 20, 40).double()
+    lr = image(2, 20, 40).double()
     coord, cell = (x.expand(2, *x.shape[1:]) for x in grid(30, 60))
     y, x = (coords.nearest_index(coord[0, :, axis], n) for axis, n in enumerate((20, 40)))
     inside = (y >= 8) & (y < 12) & (x >= 10) & (x < 30)

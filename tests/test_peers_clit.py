@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peers_fill import assert_row, fill, hr_grid, lr_picture
-from test_models import assert_user_error, golden, grid, picture, tiny_decoder, unsettled, variant
+from peers_fill import assert_row, fill, hr_grid, lr_image
+from test_models import assert_user_error, golden, grid, image, tiny_decoder, unsettled, variant
 
 import models
+from common import coords
+from common.registry import MODELS
 from datasets import WRAPPERS
 from engine.checkpoint import save_checkpoint
 from engine.config import TRAIN_KEYS, load_config
-from engine.pretrain import load_stage1
-from models import coords
+from engine.training.pretrain import load_stage1
 from models.decoders.clit import CLIT
 from models.layers import bilinear_grid, sample_bilinear
 from models.regions import Region
-from models.registry import MODELS
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs/train'
 GRIDS = [(9, 16), (18, 32), (27, 48)]  # of the reference outputs, one for each cascade
@@ -52,7 +52,7 @@ def test_each_cascade_gives_the_reference_output(shared, monkeypatch, cascades, 
     monkeypatch.setattr(CLIT, 'grids', lambda self, region, cell: GRIDS[:taking_part - 1])
     coord, cell = reference_grid(*GRIDS[cascades - 1]), hr_grid(*GRIDS[cascades - 1])[1]
     with torch.no_grad():
-        latent = model.encode(lr_picture())
+        latent = model.encode(lr_image())
         rgb = model.query(latent, coord[:, ::7][:, :40], cell)
         assert_row(rgb, f'clit_n{cascades}_stage{taking_part}', shared, 1e-3)
         if taking_part == cascades:
@@ -63,7 +63,7 @@ def test_a_window_of_7x7_gives_the_reference_output(shared):
     model = filled(1, radius=3)
     coord, cell = hr_grid(9, 16)
     with torch.no_grad():
-        assert_row(model.query(model.encode(lr_picture()), coord, cell), 'clit_n1_r3', shared, 1e-3)
+        assert_row(model.query(model.encode(lr_image()), coord, cell), 'clit_n1_r3', shared, 1e-3)
 
 
 @pytest.mark.parametrize('name', ['clit1', 'clit2'])
@@ -115,18 +115,18 @@ def test_unequal_scales_take_the_steps_of_the_larger_one():
     assert clit(imnet_num=3, conv_num=3, scale_base=2.5).grids(Region.whole(10, 20), cell) == [(20, 50), (20, 125)]
 
 
-def test_pictures_of_a_batch_have_one_scale_where_there_are_cascades():
-    lr, (coord, cell) = picture(2), grid(14, 18)
+def test_images_of_a_batch_have_one_scale_where_there_are_cascades():
+    lr, (coord, cell) = image(2), grid(14, 18)
     coord, cells = coord.expand(2, -1, 2), torch.cat([cell, cell / 2])
     assert clit().eval()(lr, coord, cells).shape == (2, 14 * 18, 3)  # one cascade needs no grid
-    with assert_user_error('clit: the pictures of a batch', 'set scale_per to batch'):
+    with assert_user_error('clit: the images of a batch', 'set scale_per to batch'):
         clit(imnet_num=2, conv_num=2)(lr, coord, cells)
 
 
 def test_a_later_cascade_reads_the_features_of_the_first_on_its_grid():
     """Against the plain form: the whole grid resampled by grid_sample, which fades to zero at the border."""
     model = unsettled(clit(imnet_num=2, conv_num=2)).double()
-    lr = picture(2, 6, 5).double()
+    lr = image(2, 6, 5).double()
     with torch.no_grad():
         latent = model.encode(lr)
         points = coords.make_grid(24, 20).view(1, -1, 2).expand(2, -1, 2)
@@ -145,10 +145,10 @@ def test_a_later_cascade_reads_the_features_of_the_first_on_its_grid():
 # memory and regions
 
 @pytest.mark.parametrize('index', [0, 1, 2])
-def test_regions_make_the_whole_picture(index):
+def test_regions_make_the_whole_image(index):
     """In float64, ties included (×1.5): 25×32 LR pixels; a smaller halo changes the encoder's part alone."""
     model = variant('clit', index).double()
-    lr = picture(2, 25, 32).double()
+    lr = image(2, 25, 32).double()
     coord, cell = (x.expand(2, *x.shape[1:]) for x in grid(75, 48))
     with torch.no_grad():
         whole = model.query(model.encode(lr), coord, cell)
@@ -163,7 +163,7 @@ def test_regions_make_the_whole_picture(index):
 
 def test_blocks_of_a_finer_grid_make_the_whole_one(monkeypatch):
     model = unsettled(clit(imnet_num=3, conv_num=3, scale_base=1.5)).double()
-    latent = model.encode(picture(2, 8, 9).double())
+    latent = model.encode(image(2, 8, 9).double())
     rows, columns, cell = coords.pixel_centres(29), coords.pixel_centres(40), coords.make_cell(29, 40).expand(2, 2)
     sizes, finer_maps = [], model.finer_maps
     monkeypatch.setattr(model, 'finer_maps', lambda *args: sizes.append(finer_maps(*args).region) or finer_maps(*args))
@@ -202,17 +202,17 @@ def test_a_cascade_is_added_to_a_checkpoint(tmp_path):
     assert all(torch.equal(state[key], start[key]) for key in added)
     assert all(torch.equal(state[key], value) for key, value in first.state_dict().items())
     assert batches == 7 and line.endswith('as do 10 that the file has no counterpart of')
-    lr = picture()
+    lr = image()
     assert torch.equal(second.upscale(lr, (21, 27)), first.upscale(lr, (21, 27)))
     assert not torch.equal(second.upscale(lr, (42, 54)), first.upscale(lr, (42, 54)))
     assert second.added_tensors(second.state_dict()) == []
 
 
 def test_the_scales_of_cumulative_training(tmp_path):
-    """×48-pixel crops of boundless pictures: one, two or three factors, equally often; the third one is at most 2."""
-    pictures = types.SimpleNamespace(size=lambda index: (10 ** 6, 10 ** 6))
+    """×48-pixel crops of boundless images: one, two or three factors, equally often; the third one is at most 2."""
+    images = types.SimpleNamespace(size=lambda index: (10 ** 6, 10 ** 6))
     spec = {'name': 'sr-implicit-downsampled', 'args': {'cascade': [4, 4, 2]}}
-    wrapper = WRAPPERS.make(spec, 'wrapper', dataset=pictures, data_root=tmp_path)
+    wrapper = WRAPPERS.make(spec, 'wrapper', dataset=images, data_root=tmp_path)
     rng = np.random.default_rng(0)
     batches = [wrapper.draw_scales([0, 1], rng) for _ in range(20000)]
     assert all(a == b and not a[1] for a, b in batches)

@@ -4,17 +4,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from peers_fill import assert_row, fill, hr_grid, lr_picture
+from peers_fill import assert_row, fill, hr_grid, lr_image
 from test_upscale import peak_bytes
 from torch import nn
 
 import models
-from models.coords import make_cell, nearest_index, pixel_centres
+from common.coords import make_cell, nearest_index, pixel_centres
+from common.registry import MODELS
 from models.decoders.ensemble import neighbour_lines, neighbours
 from models.decoders.liif import FixedScale
 from models.msit.rim import RefConv2d
 from models.regions import Region
-from models.registry import MODELS
 from utils import UserError, count_parameters
 
 SMALL = {'name': 'edsr-baseline', 'args': {'n_resblocks': 2, 'n_feats': 8, 'no_upsampling': True}}
@@ -52,7 +52,7 @@ def filled(spec: dict) -> nn.Module:
 ])
 def test_encoder_rows(shared, row, spec, gain):
     with torch.no_grad():
-        assert_row(fill(models.make(spec), gain).features(lr_picture()), row, shared)
+        assert_row(fill(models.make(spec), gain).features(lr_image()), row, shared)
 
 
 @pytest.mark.parametrize(('row', 'spec', 'size'), [
@@ -66,7 +66,7 @@ def test_encoder_rows(shared, row, spec, gain):
 ])
 def test_decoder_rows(shared, row, spec, size):
     model = filled(spec)
-    latent = model.encode(lr_picture())
+    latent = model.encode(lr_image())
     assert_row(model.query(latent, *hr_grid(*size)), row, shared)
     grid = model.query_grid(latent, pixel_centres(size[0]), pixel_centres(size[1]), make_cell(*size)[None], 2 ** 20)
     assert_row(grid.flatten(1, 2), row, shared)
@@ -203,7 +203,7 @@ def plain_metasr(model: nn.Module, features: np.ndarray, coord: np.ndarray, cell
 def test_queries_one_by_one(spec):
     """No shared layers, no gathers, float64: every query at the centre, at the borders and between pixels."""
     model = filled(spec).double()
-    lr = torch.cat([lr_picture(), lr_picture().flip(3)]).double()
+    lr = torch.cat([lr_image(), lr_image().flip(3)]).double()
     generator = torch.Generator().manual_seed(0)
     coord = torch.rand(2, 12, 2, generator=generator, dtype=torch.float64) * 2 - 1
     coord[:, :4] = torch.tensor([[-0.99, -0.98], [0.97, 0.99], [-0.8, 0.2], [0.4, 0.999]], dtype=torch.float64)
@@ -254,7 +254,7 @@ def test_rows_of_a_region():
 
 
 @EACH
-def test_regions_equal_the_whole_picture(spec):
+def test_regions_equal_the_whole_image(spec):
     """In float64, at factors with ties (×1.5, ×2.5), queries exactly on the regions' edges included."""
     model = filled(spec).double()
     lr = torch.rand(1, 3, 26, 31, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -309,7 +309,7 @@ def test_ultrasr_and_ipe_say_that_they_are_reimplementations():
 # errors
 
 @pytest.mark.parametrize(('spec', 'told'), [
-    (with_args(LIIF, imnet_spec=None), "without an imnet_spec, 'edsr-baseline' must make pictures: set its no_"),
+    (with_args(LIIF, imnet_spec=None), "without an imnet_spec, 'edsr-baseline' must make images: set its no_"),
     (with_args(LIIF, imnet_spec=None, encoder_spec=MLP), 'mlp'),
     (with_args(LIIF, encoder_spec={'name': 'edsr-baseline', 'args': {'n_feats': 8}}), 'has no_upsampling unset'),
     (with_args(METASR, encoder_spec={'name': 'rdn'}), 'has no_upsampling unset'),

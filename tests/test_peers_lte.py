@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peers_fill import assert_row, fill, hr_grid, lr_picture
-from test_models import assert_user_error, golden, grid, picture, unsettled, variant
+from peers_fill import assert_row, fill, hr_grid, lr_image
+from test_models import assert_user_error, golden, grid, image, unsettled, variant
 
 import models
+from common.registry import MODELS
 from engine.config import TRAIN_KEYS, load_config
 from models.regions import Region
-from models.registry import MODELS
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs/train'
 ENCODER = {'name': 'edsr-baseline', 'args': {'n_resblocks': 2, 'n_feats': 8, 'no_upsampling': True}}
@@ -27,7 +27,7 @@ def filled(name: str, height: int, width: int, zoom: float = 1.0) -> torch.Tenso
     """The output of a filled model, normalised: (1, h·w, 3); the cell is `zoom` times that of the grid."""
     model = fill(models.make(SPECS[name]))
     coord, cell = hr_grid(height, width)
-    return model.query(model.encode(lr_picture()), coord, zoom * cell)
+    return model.query(model.encode(lr_image()), coord, zoom * cell)
 
 
 # reference outputs
@@ -118,7 +118,7 @@ def test_the_phase_is_kept_beyond_scale_max_on_each_axis():
     free, kept = (unsettled(models.make({'name': 'lte', 'args': {**SPECS['lte']['args'], 'scale_max': limit}}))
                   for limit in (None, 4))
     kept.load_state_dict(free.state_dict())
-    lr = picture(height=6, width=4)
+    lr = image(height=6, width=4)
     cell = torch.tensor([[2 / 48, 2 / 8]])                                           # ×8 and ×2
     with torch.no_grad():
         assert torch.equal(kept(lr, coord, cell), free(lr, coord, cell * torch.tensor([2, 1])))
@@ -126,10 +126,10 @@ def test_the_phase_is_kept_beyond_scale_max_on_each_axis():
 
 
 @pytest.mark.parametrize('name', ['lte', 'lte-fast'])
-def test_regions_make_the_whole_picture(name):
+def test_regions_make_the_whole_image(name):
     """In float64, ties included (×1.5): 20×40 LR pixels from regions with a margin of `reach`."""
     model = variant(name, 0).double()
-    lr = picture(2, 20, 40).double()
+    lr = image(2, 20, 40).double()
     coord, cell = (x.expand(2, *x.shape[1:]) for x in grid(30, 60))
     with torch.no_grad():
         whole = model.query(model.encode(lr), coord, cell)

@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from peers_fill import assert_row, fill, hr_grid, lr_picture
-from test_models import assert_user_error, grid, picture, tiny_encoder, variant
+from peers_fill import assert_row, fill, hr_grid, lr_image
+from test_models import assert_user_error, grid, image, tiny_encoder, variant
 
 import models
+from common import coords
+from common.registry import MODELS
 from engine.config import TRAIN_KEYS, load_config
-from models import coords
 from models.decoders.srno import SRNO, GalerkinBlock, HeadNorm
-from models.registry import MODELS
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs/train'
 NARROW = {'encoder_spec': tiny_encoder(no_upsampling=True), 'width': 8, 'blocks': 2}
@@ -21,7 +21,7 @@ def test_srno_gives_the_reference_output(shared):
     model = fill(models.make({'name': 'sronet', 'args': {'encoder_spec': encoder, 'width': 16, 'blocks': 4}}))
     coord, cell = hr_grid(9, 16)
     with torch.no_grad():
-        rgb = model.query(model.encode(lr_picture()), coord, cell)
+        rgb = model.query(model.encode(lr_image()), coord, cell)
     assert_row(rgb.view(1, 9, 16, 3).permute(0, 3, 1, 2), 'srno', shared)
 
 
@@ -60,9 +60,9 @@ def test_attention_is_without_a_softmax_and_the_residual_is_the_block_s_input():
 
 
 def test_chunks_make_the_same_grid(monkeypatch):
-    """In float64: chunks of ten queries of each of two pictures, in three passes."""
+    """In float64: chunks of ten queries of each of two images, in three passes."""
     model = variant('sronet', 0).double()
-    latent = model.encode(picture(2).double())
+    latent = model.encode(image(2).double())
     rows, columns, cell = coords.pixel_centres(16), coords.pixel_centres(31), coords.make_cell(16, 31).expand(2, 2)
     lengths, embed = [], model.embed
     monkeypatch.setattr(model, 'embed', lambda *args: lengths.append(args[1].shape[1]) or embed(*args))
@@ -75,7 +75,7 @@ def test_chunks_make_the_same_grid(monkeypatch):
 
 
 def test_queries_see_each_other_and_their_order_plays_no_part():
-    model, lr = variant('sronet', 0), picture()
+    model, lr = variant('sronet', 0), image()
     coord, cell = grid(14, 18)
     order = torch.randperm(coord.shape[1], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_the_cell_is_kept_beyond_scale_max_on_each_axis():
     free, kept = (models.make({'name': 'srno', 'args': {**NARROW, 'scale_max': limit}}).eval() for limit in (None, 4))
     kept.load_state_dict(free.state_dict())
     coord, _ = grid(5, 5)
-    lr, cell = picture(height=6, width=4), torch.tensor([[2 / 48, 2 / 8]])           # ×8 and ×2
+    lr, cell = image(height=6, width=4), torch.tensor([[2 / 48, 2 / 8]])           # ×8 and ×2
     with torch.no_grad():
         assert torch.equal(kept(lr, coord, cell), free(lr, coord, cell * torch.tensor([2, 1])))
         assert not torch.allclose(kept(lr, coord, cell), free(lr, coord, cell))

@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.cli import run
 from datasets.prepare import check, download, sources, unpack
 from datasets.prepare.__main__ import main
 from datasets.prepare.sources import Folder, Source
-from engine.cli import run
 from utils import RunError, UserError
 
 
@@ -421,7 +421,7 @@ KINDS = ['.zip', '.tar', '.tgz']
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_unpack(tmp_path, kind):
-    """Only the pictures of the folders asked for; the kind is told by the content, not by the name."""
+    """Only the images of the folders asked for; the kind is told by the content, not by the name."""
     others = {'top/S/HR/notes.txt': b'1', 'top/S/LR/X3/ax3.png': b'2', '__MACOSX/S/HR/._a.png': b'3', 'c.png': b'4',
               'top/notS/HR/c.png': b'5', 'top/S/HR/sub/c.png': b'6'}
     archive = pack(tmp_path / 'archive.bin', {**others, **MEMBERS}, kind)
@@ -465,23 +465,23 @@ def test_paths_that_lead_out_are_refused(tmp_path, kind, name):
 
 
 def test_links_are_not_followed(tmp_path):
-    """A link under a picture's name is not a picture: it is missing."""
+    """A link under an image's name is not an image: it is missing."""
     (tmp_path / 'secret.png').write_bytes(b'secret')
     with tarfile.open(tmp_path / 'a.tar', 'w') as file:
         for name, kind in {'S/HR/a.png': tarfile.SYMTYPE, 'S/HR/b.png': tarfile.LNKTYPE}.items():
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, str(tmp_path / 'secret.png')
             file.addfile(member)
-    with pytest.raises(UserError, match='holds 0 pictures in S/HR or old/hr, expected 2'):
+    with pytest.raises(UserError, match='holds 0 images in S/HR or old/hr, expected 2'):
         unpack.unpack(tmp_path / 'a.tar', [HR], tmp_path / 'data')
     assert files(tmp_path / 'data') == {}
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_an_archive_that_lacks_a_picture(tmp_path, kind):
+def test_an_archive_that_lacks_a_image(tmp_path, kind):
     members = {name: content for name, content in MEMBERS.items() if name != 'top/S/LR/X2/bx2.png'}
     archive = pack(tmp_path / f'a{kind}', members)
-    with pytest.raises(UserError, match=re.escape(f'{archive}: holds 1 pictures in S/LR/X2, expected 2; delete it')):
+    with pytest.raises(UserError, match=re.escape(f'{archive}: holds 1 images in S/LR/X2, expected 2; delete it')):
         unpack.unpack(archive, [LR, HR], tmp_path / 'data')
     assert files(tmp_path / 'data') == {}
 
@@ -548,7 +548,7 @@ def test_killed_at_any_step(tmp_path, step):
             unpack.unpack(archive, [LR, HR], tmp_path / 'data')
         os._exit(0)
     killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    assert killed == (step < 6)  # four pictures, two folders
+    assert killed == (step < 6)  # four images, two folders
     visible = {name for name in files(tmp_path / 'data') if '/.' not in name}
     lr = {name for name in UNPACKED if '/LR/' in name}
     assert visible == (set() if step < 5 else lr if step == 5 else set(UNPACKED))
@@ -569,7 +569,7 @@ def test_disk_full_while_unpacking(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    """HR pictures 1.png to 4.png of 12×17, and their LR pictures of 6×8."""
+    """HR images 1.png to 4.png of 12×17, and their LR images of 6×8."""
     for number in range(1, 5):
         for path, size in ((f'HR/{number}.png', (12, 17)), (f'LR/X2/{number}x2.png', (6, 8))):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -593,30 +593,30 @@ def test_missing_and_empty_folders(tree):
     for file in (tree / 'HR').iterdir():
         file.unlink()
     missing, empty = problems(tree)
-    assert missing == f'{tree / "LR/X2"}: no such folder of pictures; expected 4 pictures'
-    assert empty.startswith(f'{tree / "HR"}: holds no picture') and empty.endswith('; expected 4 pictures')
+    assert missing == f'{tree / "LR/X2"}: no such folder of images; expected 4 images'
+    assert empty.startswith(f'{tree / "HR"}: holds no image') and empty.endswith('; expected 4 images')
     assert not any(check.is_complete(folder, tree) for folder in TREE)
 
 
-def test_a_missing_picture(tree):
+def test_a_missing_image(tree):
     (tree / 'HR/3.png').unlink()
     assert problems(tree) == [
-        f'{tree / "LR/X2"}: holds 4 pictures, expected 3, one for each in {tree / "HR"}; not expected: 3x2.png',
-        f'{tree / "HR"}: holds 3 pictures, expected 4; missing: 3.png']
+        f'{tree / "LR/X2"}: holds 4 images, expected 3, one for each in {tree / "HR"}; not expected: 3x2.png',
+        f'{tree / "HR"}: holds 3 images, expected 4; missing: 3.png']
     assert not check.is_complete(TREE[1], tree)
 
 
 def test_lr_and_hr_counts_that_differ(tree):
     (tree / 'LR/X2/2x2.png').unlink()
     assert problems(tree) == [
-        f'{tree / "LR/X2"}: holds 3 pictures, expected 4, one for each in {tree / "HR"}; missing: 2x2.png']
+        f'{tree / "LR/X2"}: holds 3 images, expected 4, one for each in {tree / "HR"}; missing: 2x2.png']
 
 
 def test_a_wrong_name(tree):
-    """The number is right and the picture is not."""
+    """The number is right and the image is not."""
     (tree / 'HR/4.png').rename(tree / 'HR/04.png')
     (tree / 'LR/X2/4x2.png').rename(tree / 'LR/X2/04x2.png')
-    assert problems(tree) == [f'{tree / "HR"}: holds 4 pictures, expected 4; missing: 4.png; not expected: 04.png']
+    assert problems(tree) == [f'{tree / "HR"}: holds 4 images, expected 4; missing: 4.png; not expected: 04.png']
     assert not check.is_complete(TREE[1], tree)
 
 
@@ -624,15 +624,15 @@ def test_long_lists_are_cut(tmp_path):
     (tmp_path / 'HR').mkdir()
     (tmp_path / 'HR/0003.png').write_bytes(png(5, 5))
     assert problems(tmp_path, [Folder('HR', 'a', (), 800, '0001.png')]) == [
-        f'{tmp_path / "HR"}: holds 1 pictures, expected 800; missing: 0001.png, 0002.png, 0004.png and 796 more']
+        f'{tmp_path / "HR"}: holds 1 images, expected 800; missing: 0001.png, 0002.png, 0004.png and 796 more']
 
 
 def test_names_that_are_no_numbers_are_counted(tree):
     hr = (Folder('HR', 'a', (), 3),)
-    assert problems(tree, hr) == [f'{tree / "HR"}: holds 4 pictures, expected 3']
+    assert problems(tree, hr) == [f'{tree / "HR"}: holds 4 images, expected 3']
 
 
-def test_pictures_that_cannot_be_read(tree):
+def test_images_that_cannot_be_read(tree):
     """Each is named, and nothing else of the folder is hidden by them."""
     whole = (tree / 'HR/2.png').read_bytes()
     (tree / 'HR/2.png').write_bytes(whole[:len(whole) * 2 // 3])
@@ -640,23 +640,23 @@ def test_pictures_that_cannot_be_read(tree):
     (tree / 'LR/X2/1x2.png').write_bytes(b'text')
     found = problems(tree)
     assert len(found) == 3 and all('\n' not in line for line in found)
-    assert found[0] == f'{tree / "LR/X2/1x2.png"}: not a picture that can be read'
-    assert found[1].startswith(f'{tree / "HR/2.png"}: damaged or unreadable picture (')
-    assert found[2] == f'{tree / "HR/3.png"}: not a picture that can be read'
+    assert found[0] == f'{tree / "LR/X2/1x2.png"}: not an image that can be read'
+    assert found[1].startswith(f'{tree / "HR/2.png"}: damaged or unreadable image (')
+    assert found[2] == f'{tree / "HR/3.png"}: not an image that can be read'
 
 
 def test_sizes(tree):
-    """12×17 gives 6×8 at ×2; HR pictures have a longer side of 17, on either side."""
+    """12×17 gives 6×8 at ×2; HR images have a longer side of 17, on either side."""
     (tree / 'LR/X2/1x2.png').write_bytes(png(6, 9))
     (tree / 'HR/2.png').write_bytes(png(12, 16))
     (tree / 'HR/3.png').write_bytes(png(17, 12))
     assert problems(tree) == [
-        f'{tree / "LR/X2/1x2.png"}: is 6x9 (height x width), expected 6x8: its HR picture divided by 2',
-        f'{tree / "LR/X2/3x2.png"}: is 6x8 (height x width), expected 8x6: its HR picture divided by 2',
+        f'{tree / "LR/X2/1x2.png"}: is 6x9 (height x width), expected 6x8: its HR image divided by 2',
+        f'{tree / "LR/X2/3x2.png"}: is 6x8 (height x width), expected 8x6: its HR image divided by 2',
         f'{tree / "HR/2.png"}: is 12x16 (height x width), expected a longer side of at least 17 pixels']
 
 
-def test_an_lr_picture_is_compared_with_its_own_hr_folder(tree):
+def test_an_lr_image_is_compared_with_its_own_hr_folder(tree):
     shutil.copytree(tree / 'HR', tree / 'other')
     (tree / 'other/1.png').write_bytes(png(40, 40))
     assert problems(tree, (*TREE, Folder('other', 'a', (), 4))) == []
@@ -691,7 +691,7 @@ def test_an_interrupted_check_does_not_decode_the_rest(monkeypatch):
 # the table
 
 def test_the_table():
-    """The numbers of pictures that the data sets are known by, and every entry usable."""
+    """The numbers of images that the data sets are known by, and every entry usable."""
     counts = {name: sum(folder.count for folder in folders if folder.hr is None) for name, folders in sources.SETS.items()}
     assert counts == {'DIV2K': 800 + 100, 'Flickr2K': 2650, 'BSDS500': 200 + 200, 'Set5': 5, 'Set14': 14, 'BSD100': 100,
                       'Urban100': 100}
@@ -707,7 +707,7 @@ def test_the_table():
 
 
 @pytest.mark.parametrize('name', ['Set5', 'Set14', 'BSDS500'])
-def test_real_pictures_pass(shared, name):
+def test_real_images_pass(shared, name):
     assert check.check(sources.SETS[name], shared / 'data', name) == []
 
 
@@ -760,22 +760,22 @@ def test_prepare_and_run_again(call, server, benchmark):
     """One archive serves two sets, and a complete set needs none."""
     done = call('Set5', 'Set14')
     assert (done.status, done.err) == (0, '')
-    assert done.out.endswith('Set5: complete, 20 pictures\nSet14: complete, 56 pictures\n')
+    assert done.out.endswith('Set5: complete, 20 images\nSet14: complete, 56 images\n')
     assert len(server.requests) == 1 and Path('data/archives/benchmark.tar').read_bytes() == benchmark
     assert {path.name for path in Path('data/benchmark/Set5/LR_bicubic/X4').iterdir()} == {f'p{i}x4.png' for i in range(5)}
     shutil.rmtree('data/archives')
     again = call('Set5', 'Set14', '--data', 'data')
-    assert again == Done(0, 'Set5: complete, 20 pictures\nSet14: complete, 56 pictures\n', '')
+    assert again == Done(0, 'Set5: complete, 20 images\nSet14: complete, 56 images\n', '')
     assert call('-check') == again
-    assert call('Set14', 'Set14', '-check') == Done(0, 'Set14: complete, 56 pictures\n', '')
+    assert call('Set14', 'Set14', '-check') == Done(0, 'Set14: complete, 56 images\n', '')
     assert len(server.requests) == 1
 
 
 def test_div2k_and_flickr2k_from_the_users_archives(call, tmp_path):
-    """The real numbers of pictures, in archives as they are published: 800 + 100 with LR, and 2650."""
-    train, picture = png(2, 1200), png(12, 1200)
+    """The real numbers of images, in archives as they are published: 800 + 100 with LR, and 2650."""
+    train, image = png(2, 1200), png(12, 1200)
     pack(tmp_path / 'mine/DIV2K_train_HR.zip', {f'DIV2K_train_HR/{i:04d}.png': train for i in range(1, 801)})
-    pack(tmp_path / 'mine/DIV2K_valid_HR.zip', {f'DIV2K_valid_HR/{i:04d}.png': picture for i in range(801, 901)})
+    pack(tmp_path / 'mine/DIV2K_valid_HR.zip', {f'DIV2K_valid_HR/{i:04d}.png': image for i in range(801, 901)})
     for s in (2, 3, 4):
         small = png(12 // s, 1200 // s)
         pack(tmp_path / f'mine/DIV2K_valid_LR_bicubic_X{s}.zip',
@@ -784,14 +784,14 @@ def test_div2k_and_flickr2k_from_the_users_archives(call, tmp_path):
                                           **{f'Flickr2K/Flickr2K_HR/{i:06d}.png': train for i in range(1, 2651)}})
     done = call('DIV2K', 'Flickr2K', '-archives', 'mine', '-data', 'd')
     assert (done.status, done.err) == (0, '')
-    assert done.out.endswith('DIV2K: complete, 1200 pictures\nFlickr2K: complete, 2650 pictures\n')
+    assert done.out.endswith('DIV2K: complete, 1200 images\nFlickr2K: complete, 2650 images\n')
     assert not Path('d/archives').exists()
 
     Path('d/DIV2K/DIV2K_train_HR/0123.png').unlink()
     done = call('-check', '-data', 'd')
-    assert done.status == 2 and done.out == 'Flickr2K: complete, 2650 pictures\n'
+    assert done.status == 2 and done.out == 'Flickr2K: complete, 2650 images\n'
     assert done.err == (
-        'd/DIV2K/DIV2K_train_HR: holds 799 pictures, expected 800; missing: 0123.png\n'
+        'd/DIV2K/DIV2K_train_HR: holds 799 images, expected 800; missing: 0123.png\n'
         "error: 1 problem in DIV2K; delete the wrong files named, then 'python -m datasets.prepare DIV2K -data d' unpacks "
         'what is missing\n')
     assert call('DIV2K', '-archives', 'mine', '-data', 'd').status == 0
@@ -807,7 +807,7 @@ def test_bsds_without_its_validation_part(call, tmp_path):
                for part, count in {'val': 100, 'train': 200, 'test': 200}.items() for _ in range(count)}
     pack(tmp_path / 'data/archives/BSR_bsds500.tgz', members)
     done = call('BSDS500')
-    assert (done.status, done.err) == (0, '') and done.out.endswith('BSDS500: complete, 400 pictures\n')
+    assert (done.status, done.err) == (0, '') and done.out.endswith('BSDS500: complete, 400 images\n')
     assert {path.stem for path in Path('data/bsds400/HR').iterdir()} == {str(number) for number in range(100, 500)}
 
 
@@ -835,8 +835,8 @@ def test_problems_are_all_told(call, server, benchmark):
     done = call('-check')
     assert (done.status, done.out) == (2, '')
     lines = done.err.splitlines()
-    assert lines[0] == 'data/benchmark/Set5/HR/p1.png: not a picture that can be read'
-    assert lines[1] == ('data/benchmark/Set14/LR_bicubic/X3: holds 13 pictures, expected 14, one for each in '
+    assert lines[0] == 'data/benchmark/Set5/HR/p1.png: not an image that can be read'
+    assert lines[1] == ('data/benchmark/Set14/LR_bicubic/X3: holds 13 images, expected 14, one for each in '
                         'data/benchmark/Set14/HR; missing: p2x3.png')
     assert len(lines) == 3 and lines[2].startswith('error: 2 problems in Set5, Set14; delete the wrong files named')
     Path('data/benchmark/Set5/HR/p1.png').unlink()  # as the last line says

@@ -32,18 +32,18 @@ def chosen(script: str) -> list[str]:
 
 
 def test_every_command_is_covered():
-    scripts = ('demo.py', 'test.py', 'train.py', '-m engine.export', '-m datasets.prepare')
+    scripts = ('demo.py', 'test.py', 'train.py', '-m engine.tools.export', '-m datasets.prepare')
     covered = tuple(f'python {script}' for script in scripts)
     assert len(COMMANDS) >= 9 and [command for command in COMMANDS if not command.startswith(covered)] == []
 
 
 @pytest.mark.parametrize('command', chosen('demo.py'))
 def test_demo(tmp_path, command):
-    """Each writes a picture of the size it names; bicubic stands in for the weights, for speed."""
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
+    """Each writes an image of the size it names; bicubic stands in for the weights, for speed."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
     (tmp_path / 'folder').mkdir()
     for path in ('photo.jpg', 'folder/a.png'):
-        picture.save(tmp_path / path)
+        image.save(tmp_path / path)
     before = set(tmp_path.rglob('*.png'))
     done = call([*arguments(command), '-model', 'bicubic'], tmp_path)
     assert (done.returncode, done.stderr) == (0, '')
@@ -80,7 +80,7 @@ def test_training_needs_only_the_data(tmp_path, command):
     assert re.fullmatch(rf'error: (-pretrain )?{missing}: no such [a-z ]+\n', done.stderr)
 
 
-@pytest.mark.parametrize('command', chosen('-m engine.export'))
+@pytest.mark.parametrize('command', chosen('-m engine.tools.export'))
 def test_export_needs_only_the_checkpoint(tmp_path, command):
     done = call(arguments(command), tmp_path)
     assert done.returncode == 2
@@ -96,7 +96,7 @@ def test_data_is_asked_for(tmp_path, command):
     *missing, summary = done.stderr.splitlines()
     assert summary.startswith('error: ')
     named = [name for name in ('DIV2K', 'Flickr2K', 'Set5', 'Set14', 'BSD100', 'Urban100') if name in arguments(command)]
-    line = r'data/(?:benchmark/)?(\w+)/\S+: no such folder of pictures; expected \d+ pictures'
+    line = r'data/(?:benchmark/)?(\w+)/\S+: no such folder of images; expected \d+ images'
     assert {re.fullmatch(line, problem)[1] for problem in missing} == set(named)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.config import TRAIN_KEYS, load_config
-from engine.schedule import SCHEDULES, parameter_groups
+from engine.training.schedule import SCHEDULES, parameter_groups
 from utils import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'train'

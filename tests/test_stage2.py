@@ -10,8 +10,8 @@ import yaml
 import models
 from engine.checkpoint import save_checkpoint
 from engine.config import TRAIN_KEYS, load_config
-from engine.export import export
-from engine.pretrain import load_stage1
+from engine.tools.export import export
+from engine.training.pretrain import load_stage1
 from models.msit.rim import RefConv2d, RIMConv2d
 from utils import UserError, count_parameters
 
@@ -137,7 +137,7 @@ def test_random_start_differs(stage1, tiny_msit):
 
 @pytest.mark.parametrize('dtype, tolerance', [('float32', 1e-6), ('float16', 2e-2)])
 def test_export(stage1, tiny_msit, tmp_path, dtype, tolerance):
-    """An exported file is folded, holds weights only, and gives the same picture."""
+    """An exported file is folded, holds weights only, and gives the same image."""
     path, _ = stage1
     spec = with_args(tiny_msit, reparam='rim')
     second = models.make(spec)

@@ -1,4 +1,4 @@
-"""The store of decoded pictures: the same pixels as decoding each time, refreshed when files change, whole or absent."""
+"""The store of decoded images: the same pixels as decoding each time, refreshed when files change, whole or absent."""
 import errno
 import json
 import multiprocessing
@@ -18,16 +18,17 @@ from torch.utils.data import DataLoader
 import benchmarks.data
 import datasets
 import datasets.store
+import imaging.reading
 import utils
+from common.cli import run
+from common.registry import SpecError
 from datasets.downsampled import Downsampled
 from datasets.evaluation import Evaluation
 from datasets.image_folder import ImageFolder, PairedImageFolders
-from datasets.images import read_rgb
 from datasets.paired import Paired
 from datasets.sampling import DrawSampler
-from engine.cli import run
 from engine.config import TRAIN_KEYS, load_config
-from models.registry import SpecError
+from imaging.reading import read_rgb
 from utils import RunError, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,15 +39,15 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def save(path: Path, picture: np.ndarray, **settings) -> Path:
+def save(path: Path, image: np.ndarray, **settings) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, **settings)
+    Image.fromarray(image).save(path, **settings)
     return path
 
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """A data root with six pictures of six sizes, HR/0.png to HR/5.png."""
+    """A data root with six images of six sizes, HR/0.png to HR/5.png."""
     for index in range(6):
         save(tmp_path / f'HR/{index}.png', noise(40 + index, 52 - 2 * index, index))
     return tmp_path
@@ -61,23 +62,23 @@ def entries(root: Path, folder: str = 'decoded/HR') -> dict[str, int]:
     return {file.name: file.stat().st_ino for file in (root / folder).iterdir()}
 
 
-def pictures_of(root: Path) -> list[str]:
-    """The pictures that the store has entries of, each as often as it has."""
+def images_of(root: Path) -> list[str]:
+    """The images that the store has entries of, each as often as it has."""
     return sorted(name.partition('.v')[0] for name in entries(root))
 
 
 def same_pixels(dataset: ImageFolder) -> bool:
-    """Whether every picture, and its size, is what its file gives when it is decoded now."""
+    """Whether every image, and its size, is what its file gives when it is decoded now."""
     for index, file in enumerate(dataset.files):
-        picture = read_rgb(file)
-        assert dataset.size(index) == picture.shape[:2]
-        assert dataset[index].dtype == np.uint8 and np.array_equal(dataset[index], picture)
+        image = read_rgb(file)
+        assert dataset.size(index) == image.shape[:2]
+        assert dataset[index].dtype == np.uint8 and np.array_equal(dataset[index], image)
     return len(dataset.files) > 0
 
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[str]:
-    """Names of the pictures that the store decodes from now on."""
+    """Names of the images that the store decodes from now on."""
     names = []
 
     def read(path):
@@ -97,24 +98,24 @@ def message(function, *args, kind: type = UserError, **settings) -> str:
 
 # pixels
 
-def test_pictures_of_every_kind(tmp_path):
-    picture = noise(9, 12)
-    save(tmp_path / 'HR/rgb.png', picture)
-    save(tmp_path / 'HR/grey.png', picture[..., 0])
-    save(tmp_path / 'HR/alpha.png', np.concatenate([picture, picture[..., :1]], -1))
-    save(tmp_path / 'HR/deep.tif', picture[..., 0].astype(np.uint16) * 251)
-    save(tmp_path / 'HR/rgb.jpg', picture)                                           # shares its stem with another
+def test_images_of_every_kind(tmp_path):
+    image = noise(9, 12)
+    save(tmp_path / 'HR/rgb.png', image)
+    save(tmp_path / 'HR/grey.png', image[..., 0])
+    save(tmp_path / 'HR/alpha.png', np.concatenate([image, image[..., :1]], -1))
+    save(tmp_path / 'HR/deep.tif', image[..., 0].astype(np.uint16) * 251)
+    save(tmp_path / 'HR/rgb.jpg', image)                                           # shares its stem with another
     exif = Image.Exif()
     exif[0x0112] = 6
-    save(tmp_path / 'HR/turned.jpg', picture, exif=exif)
+    save(tmp_path / 'HR/turned.jpg', image, exif=exif)
     dataset = mapped(tmp_path, repeat=2)
     assert same_pixels(dataset) and len(dataset) == 12 and np.array_equal(dataset[11], dataset[5])
-    assert np.array_equal(dataset[4], picture) and dataset.size(5) == dataset.size(11) == (12, 9)
+    assert np.array_equal(dataset[4], image) and dataset.size(5) == dataset.size(11) == (12, 9)
 
 
-def test_a_picture_is_a_view_of_the_file(root):
-    picture = mapped(root)[2]
-    assert type(picture) is np.ndarray and isinstance(picture.base, np.memmap) and not picture.flags.writeable
+def test_a_image_is_a_view_of_the_file(root):
+    image = mapped(root)[2]
+    assert type(image) is np.ndarray and isinstance(image.base, np.memmap) and not image.flags.writeable
 
 
 def test_entries_are_plain_npy_files(root):
@@ -168,14 +169,14 @@ def test_only_what_changed_is_decoded_again(root, decoded):
     dataset = mapped(root)
     assert same_pixels(dataset) and dataset.size(1) == (33, 44) and len(dataset) == 6
     assert sorted(decoded) == ['1.png', '2.png', '6.png']
-    assert pictures_of(root) == ['0.png', '1.png', '2.png', '4.png', '5.png', '6.png']  # nothing of the old is left
+    assert images_of(root) == ['0.png', '1.png', '2.png', '4.png', '5.png', '6.png']  # nothing of the old is left
     after = entries(root)
     assert {name.partition('.v')[0] for name in before.keys() & after.keys()} == {'0.png', '4.png', '5.png'}
     assert all(after[name] == before[name] for name in before.keys() & after.keys())
 
 
 def test_another_size_at_the_same_time_is_a_change(root, decoded):
-    """A picture may be exchanged within the clock's tick, or copied with its time."""
+    """An image may be exchanged within the clock's tick, or copied with its time."""
     mapped(root)
     time_ns = (root / 'HR/1.png').stat().st_mtime_ns
     os.utime(save(root / 'HR/1.png', noise(33, 44, 7)), ns=(time_ns, time_ns))
@@ -183,13 +184,13 @@ def test_another_size_at_the_same_time_is_a_change(root, decoded):
     assert same_pixels(mapped(root)) and decoded == ['1.png'] and len(entries(root)) == 6
 
 
-def test_removed_pictures_leave_the_store(root, decoded):
+def test_removed_images_leave_the_store(root, decoded):
     """Also when there is nothing to decode."""
     mapped(root)
     decoded.clear()
     (root / 'HR/0.png').unlink()
     assert same_pixels(mapped(root)) and decoded == []
-    assert pictures_of(root) == ['1.png', '2.png', '3.png', '4.png', '5.png']
+    assert images_of(root) == ['1.png', '2.png', '3.png', '4.png', '5.png']
 
 
 def test_a_part_of_a_folder_leaves_the_others_entries(root, decoded):
@@ -218,7 +219,7 @@ def test_an_entry_cut_short_is_made_again(root, decoded, length):
     assert same_pixels(mapped(root)) and decoded == ['4.png']
 
 
-def test_a_picture_listed_twice_is_decoded_once(root, decoded):
+def test_a_image_listed_twice_is_decoded_once(root, decoded):
     (root / 'list.txt').write_text('4.png\n1.png\n4.png\n')
     dataset = mapped(root, list_file='list.txt')
     assert same_pixels(dataset) and sorted(decoded) == ['1.png', '4.png'] and len(dataset) == 3
@@ -305,11 +306,11 @@ def in_processes(count: int, function) -> list[int]:
 
 @needs_fork
 def test_processes_that_build_at_once(root):
-    """All succeed, each picture has one entry, and nothing temporary is left."""
+    """All succeed, each image has one entry, and nothing temporary is left."""
     for index in range(6, 30):
         save(root / f'HR/{index}.png', noise(60, 70, index))
     assert in_processes(3, lambda number: same_pixels(mapped(root)) or os.abort()) == [0] * 3
-    assert pictures_of(root) == sorted(f'{index}.png' for index in range(30)) and same_pixels(mapped(root))
+    assert images_of(root) == sorted(f'{index}.png' for index in range(30)) and same_pixels(mapped(root))
 
 
 @needs_fork
@@ -325,7 +326,7 @@ def test_a_killed_build_continues(root, decoded, monkeypatch):
                 os.kill(os.getpid(), signal.SIGKILL)
             renamed.append(replace(source, target))
         monkeypatch.setattr(utils.os, 'replace', until_the_third)
-        monkeypatch.setattr(datasets.images, 'ThreadPoolExecutor', OneThread)
+        monkeypatch.setattr(imaging.reading, 'ThreadPoolExecutor', OneThread)
         mapped(root)
     assert in_processes(1, kill) == [-signal.SIGKILL]
     left, = (file for file in (root / 'decoded/HR').iterdir() if file.name.startswith('.'))
@@ -392,9 +393,9 @@ def command_that_loads(capsys, loader: DataLoader) -> tuple[int, str]:
 
 @pytest.mark.parametrize('cache', ['mapped', 'in_memory'])
 @pytest.mark.parametrize('damage', ['truncated', 'text', 'empty'])
-def test_a_damaged_picture_is_named_at_the_start(root, capsys, cache, damage):
+def test_a_damaged_image_is_named_at_the_start(root, capsys, cache, damage):
     whole = (root / 'HR/3.png').read_bytes()
-    (root / 'HR/3.png').write_bytes({'truncated': whole[:len(whole) // 2], 'text': b'no picture', 'empty': b''}[damage])
+    (root / 'HR/3.png').write_bytes({'truncated': whole[:len(whole) // 2], 'text': b'no image', 'empty': b''}[damage])
     status, told = command(capsys, lambda: datasets.make(spec(cache=cache), root))
     assert status == 2 and f'{root / "HR/3.png"}: ' in told
     assert '3.png' not in ''.join(str(file) for file in root.rglob('*.npy'))
@@ -403,7 +404,7 @@ def test_a_damaged_picture_is_named_at_the_start(root, capsys, cache, damage):
 
 
 def test_an_unreadable_header_is_named_at_the_start_without_a_store(root):
-    (root / 'HR/3.png').write_bytes(b'no picture')
+    (root / 'HR/3.png').write_bytes(b'no image')
     assert str(root / 'HR/3.png') in message(ImageFolder, data_root=root, root_path='HR')
 
 
@@ -435,7 +436,7 @@ def test_a_disk_too_small_is_told_at_the_start(root, capsys, monkeypatch, decode
 
 
 def test_a_disk_that_fills_up_leaves_only_whole_entries(root, capsys):
-    """The real thing: the system refuses to write beyond 6,200 bytes, and the first two of the six pictures need more."""
+    """The real thing: the system refuses to write beyond 6,200 bytes, and the first two of the six images need more."""
     resource = pytest.importorskip('resource')
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6_200, limits[1]))
@@ -445,7 +446,7 @@ def test_a_disk_that_fills_up_leaves_only_whole_entries(root, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == 1 and str(root / 'decoded/HR') in told and 'cache_path' in told
     assert all(file.stat().st_size == np.load(file).nbytes + 128 for file in (root / 'decoded/HR').iterdir())
-    assert set(pictures_of(root)) <= {'2.png', '3.png', '4.png', '5.png'} and same_pixels(mapped(root))
+    assert set(images_of(root)) <= {'2.png', '3.png', '4.png', '5.png'} and same_pixels(mapped(root))
 
 
 def test_a_place_that_cannot_be_written(root, capsys):
@@ -471,7 +472,7 @@ def test_wrong_name_of_a_cache(root):
 
 
 @pytest.mark.parametrize('folder', ['train', 'ablation'])
-def test_configs_on_2k_pictures_use_it(folder):
+def test_configs_on_2k_images_use_it(folder):
     """A step of theirs would otherwise wait for the decoding of 32 of them."""
     configs = [load_config(path, TRAIN_KEYS) for path in (ROOT / 'configs' / folder).glob('*.yaml')]
     used = [config[key]['dataset']['args'] for config in configs for key in ('train_dataset', 'val_dataset')]
@@ -481,7 +482,7 @@ def test_configs_on_2k_pictures_use_it(folder):
 
 def test_benchmark(root, monkeypatch, capsys):
     """It runs, and its numbers fit together; what they are is the machine's business."""
-    words = ['-pictures', '2', '-size', '192,200', '-workers', '0', '-repeats', '2', '-output', 'out.json']
+    words = ['-images', '2', '-size', '192,200', '-workers', '0', '-repeats', '2', '-output', 'out.json']
     monkeypatch.chdir(root)
     monkeypatch.setattr(sys, 'argv', ['data.py', *words])
     monkeypatch.setattr(benchmarks.data, 'BATCHES', {'none': 1, 'mapped': 2})
@@ -492,7 +493,7 @@ def test_benchmark(root, monkeypatch, capsys):
     assert row['ratio'] == rates['mapped'] / rates['none'] and row['samples_per_second_per_worker'] == rates
     assert rates == {cache: sum(row['all'][cache]) / 2 for cache in ('none', 'mapped')}  # the median of two
     assert f"| 0 | {rates['none']:.1f} | {rates['mapped']:.0f} | {row['ratio']:.1f} |" in capsys.readouterr().out
-    assert 1 < results['pictures']['png_bytes'] / (2 * 192 * 200) < 2.5                # DIV2K's pictures: 1.6 bytes a pixel
+    assert 1 < results['images']['png_bytes'] / (2 * 192 * 200) < 2.5                # DIV2K's images: 1.6 bytes a pixel
 
 
 @pytest.mark.parametrize('words', ['-size 100,300', '-size 300', '-size a,b', '-workers -1', '-workers 1,,2', '-repeats 0'])

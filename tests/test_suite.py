@@ -10,12 +10,12 @@ import torch
 import yaml
 from PIL import Image
 
-import engine.suite
+import engine.evaluation.suite
 import models
 from engine.checkpoint import save_checkpoint
 from engine.config import SUITE_KEYS, load_config
-from engine.suite import Run, model_names, plain_suite, published_figures, read_suite
-from engine.tables import Cell, absences, latex, markdown, ranks, write_tables
+from engine.evaluation.suite import Run, model_names, plain_suite, published_figures, read_suite
+from engine.evaluation.tables import Cell, absences, latex, markdown, ranks, write_tables
 from models.sr_model import SRModel
 from utils import UserError
 
@@ -81,7 +81,7 @@ def test_csv_and_json_hold_nothing_for_what_is_absent(tmp_path):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
-    """Set Mini of two pictures at ×2 and ×3, set Gone without any, and a suite of both with a missing checkpoint."""
+    """Set Mini of two images at ×2 and ×3, set Gone without any, and a suite of both with a missing checkpoint."""
     monkeypatch.chdir(tmp_path)
     for name, seed in (('one', 1), ('two', 2)):
         path = tmp_path / f'data/Mini/{name}.png'
@@ -105,13 +105,13 @@ def write(name: str, content: dict) -> None:
 @pytest.fixture
 def measured(monkeypatch) -> list[float]:
     """The scales that are really measured, in order."""
-    scales, original = [], engine.suite.evaluate_scale
+    scales, original = [], engine.evaluation.suite.evaluate_scale
 
     def noted(model: SRModel, dataset, scale: float, *others, done: Callable):
         row = original(model, dataset, scale, *others, done=done)
         scales.append(scale)
         return row
-    monkeypatch.setattr(engine.suite, 'evaluate_scale', noted)
+    monkeypatch.setattr(engine.evaluation.suite, 'evaluate_scale', noted)
     return scales
 
 
@@ -139,14 +139,14 @@ def test_nothing_there_is_one_line(place):
 
 
 def test_interrupted_and_continued(place, measured, monkeypatch):
-    noted = engine.suite.evaluate_scale
+    noted = engine.evaluation.suite.evaluate_scale
 
     def interrupted(model, dataset, scale, *others, done):
         if scale == 3:
             raise KeyboardInterrupt
         return noted(model, dataset, scale, *others, done=done)
     with monkeypatch.context() as patch:
-        patch.setattr(engine.suite, 'evaluate_scale', interrupted)
+        patch.setattr(engine.evaluation.suite, 'evaluate_scale', interrupted)
         with pytest.raises(KeyboardInterrupt, match='1 of 2 results are kept'):
             go()
     assert [row['scale'] for row in json.loads(Path('test/bicubic/results.json').read_text())['rows']] == [2.0]

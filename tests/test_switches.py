@@ -7,8 +7,8 @@ import torch
 from lab import after_step, differences
 from torch import nn
 
-from engine.cli import choose_device
-from engine.trainer import Trainer
+from common.cli import choose_device
+from engine.training.trainer import Trainer
 from models.layers import sample_bilinear
 from models.posenc import PositionalBias
 from utils import UserError

@@ -15,12 +15,12 @@ import yaml
 from lab import BATCHES, after_step, checkpoints_of, differences, epoch_lines, hashes, one_error_line, scalars
 from PIL import Image
 
-import engine.trainer
+import engine.training.trainer
 import models
 import train
-from engine.cli import run
+from common.cli import run
 from engine.config import TRAIN_KEYS, load_config
-from engine.trainer import Trainer
+from engine.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -163,8 +163,8 @@ import os, signal, sys
 root, action = sys.argv.pop(1), sys.argv.pop(1)
 sys.path.insert(0, root)
 import train
-from engine.cli import run
-from engine.trainer import Trainer
+from common.cli import run
+from engine.training.trainer import Trainer
 original, done = Trainer.train_step, []
 def step(trainer, sample):
     done.append(original(trainer, sample))
@@ -317,7 +317,7 @@ def test_run_of_another_kind_is_not_continued(lab, changes):
 
 @pytest.mark.parametrize('problem', [{'crop': 4}, {'lr_path': 'nowhere'}], ids=['crop', 'lr_path'])
 def test_unusable_validation_set_is_found_before_training(lab, problem):
-    """A picture too small for its protocol, or a missing folder of LR pictures, must not cost an epoch."""
+    """An image too small for its protocol, or a missing folder of LR images, must not cost an epoch."""
     args = {'name': 'V', 'protocol': 'benchmark', 'scales': [2], **problem}
     done = lab.train('run', val_dataset={**lab.config['val_dataset'], 'wrapper': {'name': 'sr-evaluation', 'args': args}})
     assert done.status == 2 and one_error_line(done)
@@ -449,19 +449,19 @@ def test_weights_that_blew_up_are_not_saved(lab):
 
 # data
 
-def test_damaged_training_picture_is_named_in_one_line(lab):
-    picture = lab.folder / 'data/pictures/2.jpg'                                     # its header stays readable
-    with Image.open(picture.with_suffix('.png')) as image:
-        image.save(picture)
-    picture.write_bytes(picture.read_bytes()[:-800])
-    picture.with_suffix('.png').unlink()
+def test_damaged_training_image_is_named_in_one_line(lab):
+    file = lab.folder / 'data/images/2.jpg'                                      # its header stays readable
+    with Image.open(file.with_suffix('.png')) as image:
+        image.save(file)
+    file.write_bytes(file.read_bytes()[:-800])
+    file.with_suffix('.png').unlink()
     for workers in (0, 2):
         done = lab.train(f'run{workers}', train_dataset=lab.with_workers(workers))
-        assert done.status == 2 and one_error_line(done, 'error: ', 'pictures/2.jpg')
+        assert done.status == 2 and one_error_line(done, 'error: ', 'images/2.jpg')
         assert 'Traceback' not in done.err
     lab.config['train_dataset']['dataset']['args']['cache'] = 'mapped'               # then it is told before the run begins
     done = lab.train('mapped')
-    assert done.status == 2 and one_error_line(done, 'error: ', 'pictures/2.jpg') and not lab.save('mapped').exists()
+    assert done.status == 2 and one_error_line(done, 'error: ', 'images/2.jpg') and not lab.save('mapped').exists()
 
 
 # the shipped configs
@@ -505,22 +505,22 @@ def test_shipped_config_takes_a_step(lab, name):
         scale, = config['val_dataset']['wrapper']['args']['scales']
         lr = lab.folder / 'data/lr'
         lr.mkdir()
-        for picture in (lab.folder / 'data/pictures').iterdir():
-            with Image.open(picture) as image:
-                image.resize([side // scale for side in image.size]).save(lr / picture.name)
-        spec['dataset']['args'] = {'root_path_1': 'lr', 'root_path_2': 'pictures'}
+        for file in (lab.folder / 'data/images').iterdir():
+            with Image.open(file) as image:
+                image.resize([side // scale for side in image.size]).save(lr / file.name)
+        spec['dataset']['args'] = {'root_path_1': 'lr', 'root_path_2': 'images'}
     else:
-        spec['dataset'] = {'name': 'image-folder', 'args': {'root_path': 'pictures'}}
+        spec['dataset'] = {'name': 'image-folder', 'args': {'root_path': 'images'}}
     spec['wrapper']['args'].update(inp_size=6, sample_q=16)
     spec.update(batch_size=2, epoch_batches=1, num_workers=0)
     if 'val_dataset' in config:
-        config['val_dataset']['dataset'] = {'name': 'image-folder', 'args': {'root_path': 'pictures', 'first_k': 1}}
+        config['val_dataset']['dataset'] = {'name': 'image-folder', 'args': {'root_path': 'images', 'first_k': 1}}
         config['val_dataset']['wrapper']['args'].update(scales=[scale], crop=24)
     config['epoch_max'] = 1
     config.pop('compile', None)  # takes a minute
 
     saved = []
-    lab.monkeypatch.setattr(engine.trainer, 'save_checkpoint', lambda path, *args, **state: saved.append(path.name))
+    lab.monkeypatch.setattr(engine.training.trainer, 'save_checkpoint', lambda path, *args, **state: saved.append(path.name))
     path = lab.folder / 'shrunk.yaml'
     path.write_text(yaml.safe_dump(config))
     trainer = Trainer(load_config(path, TRAIN_KEYS), lab.save('run'), lab.folder / 'data', torch.device('cpu'))

@@ -1,6 +1,6 @@
-"""`upscale`: the shared grid path against the plain path query by query, regions against whole pictures, and its memory.
+"""`upscale`: the shared grid path against the plain path query by query, regions against whole images, and its memory.
 
-Weights are random, so that no part is idle. References are the plain path, the whole picture, NumPy and values by hand.
+Weights are random, so that no part is idle. References are the plain path, the whole image, NumPy and values by hand.
 """
 import math
 import re
@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import models
-from models import coords, regions, sr_model
+from common import coords
+from models import regions, sr_model
 from models.decoders.bicubic import Bicubic
 from models.encoders import rdn
 from models.layers import MLP, bilinear_grid
@@ -94,7 +95,7 @@ def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model.eval()
 
 
-def picture(height: int, width: int, batch: int = 1) -> torch.Tensor:
+def random_image(height: int, width: int, batch: int = 1) -> torch.Tensor:
     return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
@@ -116,14 +117,14 @@ def unclamped(model: SRModel) -> SRModel:
 
 
 def in_regions(model: SRModel, monkeypatch, rows: int, columns: int) -> None:
-    """Makes the model cut every picture into parts of at most rows × columns pixels."""
+    """Makes the model cut every image into parts of at most rows × columns pixels."""
     monkeypatch.setattr(model, 'plan_regions',
                         lambda shape, *_: list(Region.whole(*shape[2:]).split(rows, columns)))
 
 
 def assert_regions_equal_whole(model: SRModel, monkeypatch, lr: torch.Tensor, size: tuple[int, int], parts: tuple[int, int],
                                expected_parts: int) -> None:
-    """`upscale` in regions of at most `parts` gives the whole picture's numbers, in units of the decoder's output."""
+    """`upscale` in regions of at most `parts` gives the whole image's numbers, in units of the decoder's output."""
     unclamped(model)
     whole = model.upscale(lr, size)
     assert 0 < whole.min() < whole.max() < 1
@@ -174,7 +175,7 @@ def peak_bytes(compute, *args, **kwargs) -> int:
 @pytest.mark.parametrize('sizes', SIZES)
 def test_grid_path_equals_the_plain_path(variant, sizes):
     height, width, *size = SIZES[sizes]
-    model, lr = msit(**VARIANTS[variant]), picture(height, width, batch=2) * 2 - 1
+    model, lr = msit(**VARIANTS[variant]), random_image(height, width, batch=2) * 2 - 1
     with torch.no_grad():
         for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
             latent = model.to(dtype).encode(lr.to(dtype))
@@ -187,8 +188,8 @@ def test_grid_path_equals_the_plain_path(variant, sizes):
             assert largest(fast[0], fast[1]) > 0.1
 
 
-def test_every_picture_of_a_grid_has_its_own_cell():
-    model, lr = msit(), picture(5, 6).expand(2, -1, -1, -1)
+def test_every_image_of_a_grid_has_its_own_cell():
+    model, lr = msit(), random_image(5, 6).expand(2, -1, -1, -1)
     rows, columns, _ = lines(8, 13)
     cell = torch.tensor([[0.25, 0.2], [0.5, 0.1]], dtype=torch.float64)
     with torch.no_grad():
@@ -205,7 +206,7 @@ def test_every_picture_of_a_grid_has_its_own_cell():
 def test_blocks_of_any_size_make_the_same_grid(monkeypatch, size, pixels, queries, memory):
     model = msit()
     with torch.no_grad():
-        latent = model.encode(picture(6, 7))
+        latent = model.encode(random_image(6, 7))
         expected = SRModel.query_grid(model, latent, *lines(*size), 2 ** 30)
         blocks, call = [], GridDecoder.__call__
 
@@ -233,7 +234,7 @@ def test_blocks_of_any_size_make_the_same_grid(monkeypatch, size, pixels, querie
 def test_queries_of_an_lr_pixel_in_parts_make_the_same_grid(monkeypatch, longest):
     model = msit()
     with torch.no_grad():
-        latent = model.encode(picture(3, 4))
+        latent = model.encode(random_image(3, 4))
         expected = SRModel.query_grid(model, latent, *lines(20, 16), 2 ** 30)
         monkeypatch.setattr(grid, 'LONGEST', longest)
         assert largest(model.query_grid(latent, *lines(20, 16), 2 ** 30), expected) < 1e-10
@@ -285,15 +286,15 @@ def test_bilinear_taps_are_the_hat_function():
 @pytest.mark.parametrize('height, width, size', [
     (5, 7, (5, 7)), (6, 8, (9, 12)), (5, 6, (23, 20)), (1, 4, (3, 9)), (3, 1, (7, 1)), (1, 1, (2, 3))])
 def test_bilinear_grid_equals_grid_sample(height, width, size):
-    image = picture(height, width, batch=2)
+    image = random_image(height, width, batch=2)
     rows, columns, _ = lines(*size)
     xy = torch.stack(torch.meshgrid(rows, columns, indexing='ij'), -1).flip(-1).expand(2, -1, -1, -1)
     expected = F.grid_sample(image, xy, padding_mode='border', align_corners=False).permute(0, 2, 3, 1)
     assert largest(bilinear_grid(image, Region.whole(height, width), rows, columns), expected) < 1e-13
 
 
-def test_bilinear_grid_of_a_region_reads_the_picture():
-    image = picture(12, 14)
+def test_bilinear_grid_of_a_region_reads_the_image():
+    image = random_image(12, 14)
     rows, columns, _ = lines(31, 45)
     whole = bilinear_grid(image, Region.whole(12, 14), rows, columns)
     for part in Region.whole(12, 14).split(4, 5):
@@ -325,7 +326,7 @@ def test_a_region_by_hand():
 def test_coordinates_in_a_region_by_hand():
     """Rows 2 … 4 of 8 and columns 0 … 3 of 9: each pixel's centre, and the corners of the region."""
     region = Region(2, 5, 0, 4, 8, 9)
-    points = torch.tensor([[2, 0], [5, 4], [2.5, 0.5], [4.5, 3.5]], dtype=torch.float64)  # in pixels of the picture
+    points = torch.tensor([[2, 0], [5, 4], [2.5, 0.5], [4.5, 3.5]], dtype=torch.float64)  # in pixels of the image
     local = region.local(points / torch.tensor([4, 4.5]) - 1)
     np.testing.assert_allclose(local.numpy(), [[-1, -1], [1, 1], [-2 / 3, -3 / 4], [2 / 3, 3 / 4]], atol=1e-15)
     coord = torch.rand(3, 2)
@@ -335,7 +336,7 @@ def test_coordinates_in_a_region_by_hand():
 @pytest.mark.parametrize('margin', [0, 1, 3, 11])
 @pytest.mark.parametrize('region', [Region.whole(3, 4), Region(1, 3, 0, 2, 3, 4), Region(0, 3, 2, 3, 3, 4)])
 def test_wrapped_continues_on_the_other_side(region, margin):
-    x = picture(3, 4)
+    x = random_image(3, 4)
     padded = np.pad(x.numpy(), ((0, 0), (0, 0), (12, 12), (12, 12)), mode='wrap')
     expected = padded[:, :, 12 + region.top - margin:12 + region.bottom + margin,
                       12 + region.left - margin:12 + region.right + margin]
@@ -402,7 +403,7 @@ REGIONS = {  # LR height and width, output size, largest part, number of parts
 @pytest.mark.parametrize('fem, stride', [*(('paper', stride) for stride in (0, 1, 1.4, 2.6)), ('authors', 1), ('none', 1)])
 def test_regions_of_msit_equal_the_whole(monkeypatch, layout, fem, stride):
     height, width, size, parts, number = REGIONS[layout]
-    lr = picture(height, width, batch=2)
+    lr = random_image(height, width, batch=2)
     assert_regions_equal_whole(msit(fem=fem, stride=stride), monkeypatch, lr, size, parts, number)
 
 
@@ -411,7 +412,7 @@ def test_regions_of_msit_equal_the_whole(monkeypatch, layout, fem, stride):
     {'base_dim': 16, 'msc_convs': 16, 'n_resblocks': 0},  # kernels up to 33×33, by spectra
     {'reparam': 'rim', 'reparam_init': 'random'}, {'value_projections': 4, 'n_resblocks': 0}, {'cell_decode': False}])
 def test_regions_equal_the_whole_with_other_parts(monkeypatch, args):
-    lr = picture(55, 57)
+    lr = random_image(55, 57)
     assert_regions_equal_whole(msit(**args), monkeypatch, lr, (61, 66), (19, 19), 9)
 
 
@@ -420,19 +421,19 @@ def test_regions_equal_the_whole_with_other_parts(monkeypatch, args):
 def test_regions_of_fixed_scale_networks_equal_the_whole(monkeypatch, name, scale):
     monkeypatch.setitem(rdn.CONFIGS, 'A', (2, 2, 5))
     for height, width, parts, number in ((20, 22, (10, 11), 4), (32, 29, (11, 10), 9), (5, 40, (5, 14), 3)):
-        model, lr = encoder(name, scale=scale), picture(height, width, batch=2)
+        model, lr = encoder(name, scale=scale), random_image(height, width, batch=2)
         assert_regions_equal_whole(model, monkeypatch, lr, (scale * height, scale * width), parts, number)
 
 
 def test_regions_of_msit_with_rdn_equal_the_whole(monkeypatch):
     monkeypatch.setitem(rdn.CONFIGS, 'A', (2, 2, 5))
     spec = {'name': 'rdn', 'args': {'G0': 8, 'RDNconfig': 'A', 'no_upsampling': True}}
-    assert_regions_equal_whole(msit(encoder_spec=spec), monkeypatch, picture(45, 47), (90, 99), (15, 16), 9)
+    assert_regions_equal_whole(msit(encoder_spec=spec), monkeypatch, random_image(45, 47), (90, 99), (15, 16), 9)
 
 
 def test_the_latent_of_a_region_answers_queries_one_by_one_too():
     """Scattered coordinates whose nearest pixels are rows 6 … 12 and columns 15 … 21."""
-    lr, region = picture(20, 22), Region(6, 13, 15, 22, 20, 22)
+    lr, region = random_image(20, 22), Region(6, 13, 15, 22, 20, 22)
     place = torch.rand(1, 50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 7
     coord = (place + torch.tensor([6, 15])) / torch.tensor([10, 11]) - 1
     cell = torch.tensor([[0.05, 0.04]], dtype=torch.float64)
@@ -442,16 +443,16 @@ def test_the_latent_of_a_region_answers_queries_one_by_one_too():
             assert largest(model.query(part, coord, cell), model.query(whole, coord, cell)) < 1e-10
 
 
-def test_a_part_of_a_picture_is_not_encoded_as_if_it_were_all():
+def test_a_part_of_a_image_is_not_encoded_as_if_it_were_all():
     with pytest.raises(ValueError, match='encode_region'):
-        msit().encode(picture(5, 6), Region(0, 5, 0, 6, 10, 6))
+        msit().encode(random_image(5, 6), Region(0, 5, 0, 6, 10, 6))
 
 
 # reach
 
 def footprint(model: SRModel, height: int, width: int, size: tuple[int, int]) -> torch.Tensor:
     """Largest change of the output at each LR pixel's queries when the middle LR pixel changes: (height, width)."""
-    lr = picture(height, width)
+    lr = random_image(height, width)
     other = lr.clone()
     other[:, :, height // 2, width // 2] += 0.5
     unclamped(model)
@@ -484,7 +485,7 @@ def test_reach_of_fixed_scale_networks_is_tight(monkeypatch, name, scale):
 @pytest.mark.parametrize('name, reach', [('edsr-baseline', 6), ('rdn', 7)])
 def test_reach_of_encoders_is_tight(monkeypatch, name, reach):
     monkeypatch.setitem(rdn.CONFIGS, 'A', (2, 2, 5))
-    model, lr = encoder(name, no_upsampling=True), picture(21, 21)
+    model, lr = encoder(name, no_upsampling=True), random_image(21, 21)
     assert model.reach == reach  # 3×3 convolutions one after the other: 1 + 2·2 + 1; 2 + 2·2 + 1
     other = lr.clone()
     other[:, :, 10, 10] += 0.5
@@ -513,9 +514,9 @@ def test_reach_of_msit_is_tight(args, reach, scale):
 
 @pytest.mark.parametrize('halo', [0, 2, 3])
 def test_a_smaller_halo_changes_the_neighbourhood_of_inner_borders_only(monkeypatch, halo):
-    model, lr, size = unclamped(msit(fem='none')), picture(36, 40), (72, 80)
+    model, lr, size = unclamped(msit(fem='none')), random_image(36, 40), (72, 80)
     exact = model.upscale(lr, size)
-    assert largest(model.upscale(lr, size, halo=halo), exact) == 0  # nothing to look around: the picture is whole
+    assert largest(model.upscale(lr, size, halo=halo), exact) == 0  # nothing to look around: the image is whole
     in_regions(model, monkeypatch, 18, 20)
     change = (model.upscale(lr, size, halo=halo) - exact).abs().amax((0, 1)) / 0.001
     depth = 2 * (model.encoder.reach - halo)  # in output pixels, on both sides of the borders at row 36 and column 40
@@ -529,7 +530,7 @@ def test_a_smaller_halo_changes_the_neighbourhood_of_inner_borders_only(monkeypa
 
 @pytest.mark.parametrize('halo', [4, 5, 1000])
 def test_a_halo_of_all_that_is_seen_is_exact(monkeypatch, halo):
-    model, lr = unclamped(msit()), picture(36, 40)
+    model, lr = unclamped(msit()), random_image(36, 40)
     assert model.encoder.reach == 4
     exact = model.upscale(lr, (54, 60))
     in_regions(model, monkeypatch, 18, 20)
@@ -538,7 +539,7 @@ def test_a_halo_of_all_that_is_seen_is_exact(monkeypatch, halo):
 
 
 def test_halo_of_a_fixed_scale_network(monkeypatch):
-    model, lr = unclamped(encoder('edsr-baseline', scale=2)), picture(30, 32)
+    model, lr = unclamped(encoder('edsr-baseline', scale=2)), random_image(30, 32)
     exact = model.upscale(lr, (60, 64))
     in_regions(model, monkeypatch, 15, 16)
     change = (model.upscale(lr, (60, 64), halo=model.reach - 2) - exact).abs().amax((0, 1))
@@ -547,8 +548,8 @@ def test_halo_of_a_fixed_scale_network(monkeypatch):
 
 
 def test_halo_error_is_the_largest_change_in_the_middle(monkeypatch):
-    model, lr, size = msit(fem='none'), picture(57, 60), (114, 120)
-    assert model.halo_error(lr, size, 1) == 0  # the picture is not cut
+    model, lr, size = msit(fem='none'), random_image(57, 60), (114, 120)
+    assert model.halo_error(lr, size, 1) == 0  # the image is not cut
     exact = model.upscale(lr, size)
     in_regions(model, monkeypatch, 19, 20)
     change = (model.upscale(lr, size, halo=1) - exact).abs()[:, :, 38:76, 40:80]    # the fifth region of nine
@@ -558,7 +559,7 @@ def test_halo_error_is_the_largest_change_in_the_middle(monkeypatch):
 
 
 def test_halo_error_is_unknown_where_the_exact_result_does_not_fit():
-    model, lr, size = msit(), picture(80, 80), (80, 80)
+    model, lr, size = msit(), random_image(80, 80), (80, 80)
     memory = 400_000  # least_memory is 462,080; with a halo of 0 it is 360,534
     with pytest.raises(UserError, match='or a halo smaller than 4 pixels'):
         model.upscale(lr, size, memory=memory)
@@ -568,17 +569,17 @@ def test_halo_error_is_unknown_where_the_exact_result_does_not_fit():
 
 def test_progress_goes_from_nothing_to_all(monkeypatch):
     model, shares = msit(n_resblocks=0), []
-    model.upscale(picture(30, 31), (60, 62), progress=shares.append)
+    model.upscale(random_image(30, 31), (60, 62), progress=shares.append)
     assert shares == [1]
     shares.clear()
     in_regions(model, monkeypatch, 15, 31)
-    model.upscale(picture(30, 31), (60, 62), memory=50_000, progress=shares.append)  # in bands of one LR row
+    model.upscale(random_image(30, 31), (60, 62), memory=50_000, progress=shares.append)  # in bands of one LR row
     assert shares == pytest.approx([(i + 1) / 30 for i in range(30)])
 
 
 def test_a_negative_halo_is_refused():
     with pytest.raises(UserError, match='halo is -1, expected 0 or more'):
-        msit().upscale(picture(5, 6), (10, 12), halo=-1)
+        msit().upscale(random_image(5, 6), (10, 12), halo=-1)
 
 
 # plans
@@ -594,7 +595,7 @@ def memory_for(model: SRModel, pixels: int, batch: int = 1) -> int:
 
 
 def least_memory(model: SRModel) -> int:
-    """The smallest memory in which a large picture can be processed: in regions of 16×16 and their margins."""
+    """The smallest memory in which a large image can be processed: in regions of 16×16 and their margins."""
     return math.ceil(max((16 + 2 * margin) ** 2 * floats for margin, floats in model.encode_stages()) * 4 / ENCODING_SHARE)
 
 
@@ -622,7 +623,7 @@ def test_plans_by_hand(height, width, pixels, parts):
 
 @pytest.mark.parametrize('batch', [1, 3])
 @pytest.mark.parametrize('height, width', [(100, 90), (37, 400), (400, 37), (19, 77), (1, 1000), (23, 23)])
-def test_plans_cover_the_picture_once_and_fit(height, width, batch):
+def test_plans_cover_the_image_once_and_fit(height, width, batch):
     for pixels in (400, 401, 525, 777, 1600, 5000, 8999):
         for halo in (None, 0, 1, 2, 9):
             plan = Stub().plan_regions((batch, 3, height, width), memory_for(Stub(), pixels, batch), halo)
@@ -638,7 +639,7 @@ def test_plans_cover_the_picture_once_and_fit(height, width, batch):
 @pytest.mark.parametrize('height, width, numbers, parts', [
     (300, 300, 400 * 100 ** 2, (75, 75)),     # side 200 − 2·30 = 140 by the first stage, 100 − 2·5 = 90 by the second
     (300, 300, 100 * 90 ** 2, (30, 30)),      # side 90 − 2·30 by the first, 45 − 2·5 = 35 by the second
-    (90, 90, 100 * 90 ** 2, (30, 30)),        # the first stage takes the whole picture; 35 by the second
+    (90, 90, 100 * 90 ** 2, (30, 30)),        # the first stage takes the whole image; 35 by the second
     (90, 90, 400 * 90 ** 2, (90, 90)), (90, 90, 400 * 90 ** 2 - 1, (45, 45)),
     (40, 1000, 400 * 40 * 40, (40, 30))])     # uncut: 400·40·40/400/40 − 2·5 by the second, 160 − 2·30 by the first
 def test_plans_of_two_stages_by_hand(height, width, numbers, parts):
@@ -660,7 +661,7 @@ def test_the_memory_that_an_error_names_is_enough_for_every_shape(height, width)
             model.plan_regions((1, 3, height, width), 1000, None)
         enough = int(re.search(r'allow at least (\d+) MiB', str(error.value))[1]) * MIB
         assert model.plan_regions((1, 3, height, width), enough, None)
-        assert enough <= MIB + height * width * 110 * factor * 4 / ENCODING_SHARE  # what the whole picture takes
+        assert enough <= MIB + height * width * 110 * factor * 4 / ENCODING_SHARE  # what the whole image takes
 
 
 def test_the_margin_of_msit_shrinks_with_the_halo_by_the_encoders_part_only():
@@ -675,9 +676,9 @@ def test_the_margin_of_msit_shrinks_with_the_halo_by_the_encoders_part_only():
         assert len(plan) == 9 and plan[0][:4] == (0, side, 0, side)
 
 
-def test_a_picture_that_fits_is_never_cut(monkeypatch):
-    model, lr = msit(), picture(20, 24)
-    monkeypatch.setattr(model, 'encode_region', lambda *args: pytest.fail('the picture fits'))
+def test_a_image_that_fits_is_never_cut(monkeypatch):
+    model, lr = msit(), random_image(20, 24)
+    monkeypatch.setattr(model, 'encode_region', lambda *args: pytest.fail('the image fits'))
     plans, plan_regions = [], model.plan_regions
     monkeypatch.setattr(model, 'plan_regions', lambda *args: plans.append(plan_regions(*args)) or plans[-1])
     model.upscale(lr, (30, 30), memory=memory_for(model, 480))
@@ -702,7 +703,7 @@ def test_too_little_memory_names_an_amount_that_is_enough(height, width, batch):
 
 
 def test_too_little_memory_reaches_the_caller():
-    model, lr = msit(), picture(60, 60)
+    model, lr = msit(), random_image(60, 60)
     for memory in (0, -1, 1000):
         with pytest.raises(UserError, match='allow at least 1 MiB'):
             model.upscale(lr, (70, 70), memory=memory)
@@ -733,7 +734,7 @@ def test_default_memory_grows_until_regions_are_as_wide_as_their_margins(monkeyp
 @pytest.mark.parametrize('make, scale', [
     (lambda: msit(n_resblocks=0), 1.5), (lambda: encoder('edsr-baseline', n_resblocks=1, scale=3), 3)], ids=['msit', 'edsr'])
 def test_results_do_not_depend_on_the_memory(make, scale):
-    model, lr, size = unclamped(make()), picture(60, 56), (round(60 * scale), round(56 * scale))
+    model, lr, size = unclamped(make()), random_image(60, 56), (round(60 * scale), round(56 * scale))
     whole = model.upscale(lr, size)
     numbers = set()
     for memory in (least_memory(model), *(memory_for(model, pixels) for pixels in (2000, 3359, 3360, 10 ** 6))):
@@ -744,7 +745,7 @@ def test_results_do_not_depend_on_the_memory(make, scale):
 
 @pytest.mark.parametrize('memory', [0, 1, 1000, 10 ** 6, None])
 def test_bicubic_works_at_any_memory_and_makes_its_grid_once(monkeypatch, memory):
-    model, lr = models.load('bicubic'), picture(20, 30).float()
+    model, lr = models.load('bicubic'), random_image(20, 30).float()
     expected = np.asarray(Image.fromarray((lr[0].permute(1, 2, 0) * 255).round().byte().numpy()).resize((75, 41), 3))
     grids, make = [], Bicubic.grid
     monkeypatch.setattr(Bicubic, 'grid', lambda *args: grids.append(args) or make(*args))
@@ -763,9 +764,9 @@ def plan_blocks_by_memory_alone(monkeypatch) -> None:
 @pytest.mark.parametrize('args, scale', [
     ({}, 1), ({}, 2), ({'fem': 'none', 'attention': 'conventional'}, 1.5), ({'radius': 2}, 3)])
 def test_upscale_stays_within_its_memory(monkeypatch, args, scale):
-    """All tensors at once, the result aside, from many regions to the whole picture."""
+    """All tensors at once, the result aside, from many regions to the whole image."""
     plan_blocks_by_memory_alone(monkeypatch)
-    model, lr = msit(n_resblocks=0, base_dim=32, **args).float(), picture(48, 45).float()
+    model, lr = msit(n_resblocks=0, base_dim=32, **args).float(), random_image(48, 45).float()
     size, numbers = (round(48 * scale), round(45 * scale)), []
     for memory in (least_memory(model), memory_for(model, 48 * 45)):
         assert peak_bytes(model.upscale, lr, size, memory=memory) < memory
@@ -775,14 +776,14 @@ def test_upscale_stays_within_its_memory(monkeypatch, args, scale):
 
 @pytest.mark.parametrize('scale', [2, 3, 4])
 def test_fixed_scale_networks_stay_within_their_memory(scale):
-    model, lr = encoder('edsr-baseline', scale=scale, n_feats=16).float(), picture(70, 75).float()
+    model, lr = encoder('edsr-baseline', scale=scale, n_feats=16).float(), random_image(70, 75).float()
     for memory in (least_memory(model), memory_for(model, 70 * 75)):
         assert peak_bytes(model.upscale, lr, (70 * scale, 75 * scale), memory=memory) < memory
 
 
 def test_memory_does_not_grow_with_the_output(monkeypatch):
     plan_blocks_by_memory_alone(monkeypatch)
-    model, lr = msit(n_resblocks=0).float(), picture(4, 4).float()
+    model, lr = msit(n_resblocks=0).float(), random_image(4, 4).float()
     for size in ((40, 40), (200, 200), (400, 400)):  # 10,000 queries an LR pixel
         assert peak_bytes(model.upscale, lr, size, memory=4 * MIB) < 4 * MIB
 
@@ -840,7 +841,7 @@ def test_blocks_hold_what_is_planned_for_them(monkeypatch, at_once, scale):
 # half precision
 
 def natural(height: int, width: int) -> torch.Tensor:
-    """A drawn picture with smooth shades, edges at several angles and some texture: (1, 3, H, W)."""
+    """A drawn image with smooth shades, edges at several angles and some texture: (1, 3, H, W)."""
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing='ij')
     disc = torch.sigmoid(60 * (0.3 - ((y - 0.45) ** 2 + (x - 0.4) ** 2).sqrt()))
     beam = torch.sigmoid(40 * (0.12 - (0.8 * y + 0.6 * x - 0.9).abs()))
@@ -875,7 +876,7 @@ def assert_bfloat16_is_close(lr: torch.Tensor, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize('size', [(24, 24), (48, 60), (79, 36)])
-def test_bfloat16_on_a_drawn_picture(size):
+def test_bfloat16_on_a_drawn_image(size):
     assert_bfloat16_is_close(natural(24, 24), size)
 
 

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: curves, pictures, versions, pace; and that telling costs no wait for a GPU."""
+"""What a run tells while it trains: curves, images, versions, pace; and that telling costs no wait for a GPU."""
 import io
 import math
 import platform
@@ -12,18 +12,18 @@ import yaml
 from lab import BATCHES, after_step, differences, events_of, one_error_line, scalars
 from PIL import Image
 
-import engine.record
+import engine.training.record
 import models
 from datasets.evaluation import Pair
-from engine.health import dead_share, watch_relus
-from engine.record import Pace, Record, git_revision, triptych, versions
-from engine.trainer import Trainer
+from engine.training.health import dead_share, watch_relus
+from engine.training.record import Pace, Record, git_revision, triptych, versions
+from engine.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pictures(folder: Path) -> dict[str, list[tuple[int, np.ndarray]]]:
-    """(step, pixels) of the pictures that a run showed."""
+def images_of(folder: Path) -> dict[str, list[tuple[int, np.ndarray]]]:
+    """(step, pixels) of the images that a run showed."""
     events = events_of(folder)
     def pixels(image) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
@@ -41,7 +41,7 @@ def test_curves_of_the_clock(lab):
 def test_pace(monkeypatch):
     """Batches that are waited for 1, 2 and 4 s and worked on for 10 s each, on a clock of our own."""
     now = [100.0]
-    monkeypatch.setattr(engine.record.time, 'monotonic', lambda: now[0])
+    monkeypatch.setattr(engine.training.record.time, 'monotonic', lambda: now[0])
 
     def loader():
         for seconds in (1, 2, 4):
@@ -80,7 +80,7 @@ def encoder_with_dead_channels(blocks: int, channels: int, dead: int) -> torch.n
 
 
 def test_dead_channels_are_counted():
-    """A channel lives if it is above zero anywhere in one of the pictures; hooks go when the watch ends."""
+    """A channel lives if it is above zero anywhere in one of the images; hooks go when the watch ends."""
     encoder = encoder_with_dead_channels(blocks=3, channels=8, dead=2)
     with torch.no_grad(), watch_relus(encoder) as live:
         encoder.features(torch.rand(2, 3, 5, 4))
@@ -91,9 +91,9 @@ def test_dead_channels_are_counted():
     relu = torch.nn.ReLU()
     with watch_relus(relu) as live:
         for number in (1, 3):
-            picture = -torch.ones(1, 5, 2, 2)
-            picture[0, number, 1, 0] = 1e-3
-            relu(picture)
+            image = -torch.ones(1, 5, 2, 2)
+            image[0, number, 1, 0] = 1e-3
+            relu(image)
     assert live[relu].tolist() == [False, True, False, True, False]
 
 
@@ -112,11 +112,11 @@ def test_dead_channels_are_told(lab):
         assert done.out.count("warning: 88% of the encoder's ReLU channels are zero") == 2 * warned
 
 
-def test_pictures_of_the_validation(lab):
+def test_images_of_the_validation(lab):
     """The first three at the largest scale, after 1, 2, 4, … validations and the last: LR | SR | HR, here of 24² pixels."""
     lab.config['val_dataset']['dataset']['args']['first_k'] = 4
     assert lab.train('run', epoch_max=6, epoch_save=None).status == 0
-    shown = pictures(lab.save('run'))
+    shown = images_of(lab.save('run'))
     assert set(shown) == {f'val/{number}.png_x3' for number in range(3)}
     for images in shown.values():
         assert [step for step, _ in images] == [BATCHES * epoch for epoch in (1, 2, 4, 6)]
@@ -124,7 +124,7 @@ def test_pictures_of_the_validation(lab):
         right = images[0][1][:, 48:]
         assert all(np.array_equal(image[:, 48:], right) for _, image in images)
         assert not np.array_equal(images[0][1][:, 24:48], images[-1][1][:, 24:48])
-    whole = np.asarray(Image.open(lab.folder / 'data/pictures/1.png'))                # 40 × 44, cropped to its centre
+    whole = np.asarray(Image.open(lab.folder / 'data/images/1.png'))                # 40 × 44, cropped to its centre
     assert np.array_equal(shown['val/1.png_x3'][0][1][:, 48:], whole[8:32, 10:34])
 
 
@@ -164,7 +164,7 @@ def test_revision(monkeypatch, tmp_path):
     def git(*words):
         return subprocess.run(['git', '-C', tmp_path, '-c', 'user.name=A', '-c', 'user.email=a@b', *words], check=True,
                               capture_output=True, text=True).stdout.strip()
-    monkeypatch.setattr(engine.record, 'ROOT', tmp_path)
+    monkeypatch.setattr(engine.training.record, 'ROOT', tmp_path)
     monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(tmp_path.parent))
     assert git_revision() == 'unknown'
     git('init')
@@ -185,7 +185,7 @@ def test_only_one_process_writes(tmp_path):
     record.log('a')
     record.text('b', 'c')
     record.scalars({'d': 1.0}, 1)
-    record.picture('e', np.zeros((2, 2, 3), np.uint8), 1)
+    record.image('e', np.zeros((2, 2, 3), np.uint8), 1)
     record.flush()
     record.close()
     assert not list(tmp_path.iterdir())

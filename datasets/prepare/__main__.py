@@ -4,11 +4,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.cli import Parser, run
 from datasets.prepare.check import check, is_complete
 from datasets.prepare.download import obtain
 from datasets.prepare.sources import ARCHIVES, SETS, Source
 from datasets.prepare.unpack import unpack
-from engine.cli import Parser, run
 from utils import UserError, nearest_name
 
 
@@ -81,7 +81,7 @@ def report(names: Sequence[str], root: Path) -> None:
         for problem in problems[name]:
             print(problem, file=sys.stderr)
         if not problems[name]:
-            print(f'{name}: complete, {sum(folder.count for folder in SETS[name])} pictures')
+            print(f'{name}: complete, {sum(folder.count for folder in SETS[name])} images')
     wrong = [name for name in names if problems[name]]
     if wrong:
         count = sum(map(len, problems.values()))

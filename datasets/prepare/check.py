@@ -1,4 +1,4 @@
-"""Whether a data set's folders are what they should be: number and names of pictures, sizes, and every one readable."""
+"""Whether a data set's folders are what they should be: number and names of images, sizes, and every one readable."""
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -6,21 +6,21 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from datasets.images import list_images, open_image
 from datasets.prepare.sources import Folder
+from imaging.reading import list_images, open_image
 from utils import UserError
 
 NAMED = 3  # files that a line names before it says how many more there are
 
 
 def is_complete(folder: Folder, root: Path) -> bool:
-    """Whether a folder has all its pictures, as far as their names tell."""
-    names = picture_names(root / folder.path)
+    """Whether a folder has all its images, as far as their names tell."""
+    names = image_names(root / folder.path)
     return len(names) >= folder.count and names.issuperset(numbered(folder))
 
 
 def check(folders: Sequence[Folder], root: Path, title: str) -> list[str]:
-    """The problems of a data set, one line each; decodes every picture.
+    """The problems of a data set, one line each; decodes every image.
 
     Args:
         root: the data root.
@@ -32,7 +32,7 @@ def check(folders: Sequence[Folder], root: Path, title: str) -> list[str]:
         try:
             files += list_images(root / folder.path)
         except UserError as error:
-            problems.append(f'{error}; expected {folder.count} pictures')
+            problems.append(f'{error}; expected {folder.count} images')
     sizes = {}
     for file, result in decode_all(files, title):
         if isinstance(result, str):
@@ -52,7 +52,7 @@ def decode_all(files: Sequence[Path], title: str) -> Iterator[tuple[Path, tuple[
 
 
 def decode(file: Path) -> tuple[int, int] | str:
-    """(height, width) of a picture that can be decoded, otherwise a line that says why not."""
+    """(height, width) of an image that can be decoded, otherwise a line that says why not."""
     try:
         return open_image(file).size[::-1]
     except UserError as error:
@@ -60,9 +60,9 @@ def decode(file: Path) -> tuple[int, int] | str:
 
 
 def check_names(folder: Folder, root: Path) -> Iterator[str]:
-    """A line when a folder holds pictures, but not the right ones."""
-    names = picture_names(root / folder.path)
-    originals = picture_names(root / folder.hr) if folder.hr else set()
+    """A line when a folder holds images, but not the right ones."""
+    names = image_names(root / folder.path)
+    originals = image_names(root / folder.hr) if folder.hr else set()
     if originals:
         expected = {lr_name(name, folder.scale) for name in originals}
         origin = f'{len(expected)}, one for each in {root / folder.hr}'
@@ -72,12 +72,12 @@ def check_names(folder: Folder, root: Path) -> Iterator[str]:
     count = len(expected) or folder.count
     if names and (len(names) != count or (expected and names != expected)):
         surplus = names - expected if expected else set()
-        yield (f'{root / folder.path}: holds {len(names)} pictures, expected {origin}'
+        yield (f'{root / folder.path}: holds {len(names)} images, expected {origin}'
                f"{listed('missing', expected - names)}{listed('not expected', surplus)}")
 
 
 def check_sizes(folder: Folder, root: Path, sizes: dict[Path, tuple[int, int]]) -> Iterator[str]:
-    """A line for each picture of the wrong size. `sizes`: (height, width) of the readable files."""
+    """A line for each image of the wrong size. `sizes`: (height, width) of the readable files."""
     originals = {lr_name(file.name, folder.scale): size for file, size in sizes.items()
                  if folder.hr and file.parent == root / folder.hr}
     for file, (height, width) in sizes.items():
@@ -89,11 +89,11 @@ def check_sizes(folder: Folder, root: Path, sizes: dict[Path, tuple[int, int]]) 
         if file.name in originals:
             expected = tuple(side // folder.scale for side in originals[file.name])
             if (height, width) != expected:
-                yield f'{size} {expected[0]}x{expected[1]}: its HR picture divided by {folder.scale}'
+                yield f'{size} {expected[0]}x{expected[1]}: its HR image divided by {folder.scale}'
 
 
-def picture_names(folder: Path) -> set[str]:
-    """File names of the pictures in a folder, which may be missing or empty."""
+def image_names(folder: Path) -> set[str]:
+    """File names of the images in a folder, which may be missing or empty."""
     try:
         return {file.name for file in list_images(folder)}
     except UserError:
@@ -109,7 +109,7 @@ def numbered(folder: Folder) -> set[str]:
 
 
 def lr_name(name: str, scale: int) -> str:
-    """File name of the LR picture of an HR picture."""
+    """File name of the LR image of an HR image."""
     return f'{Path(name).stem}x{scale}.png'
 
 

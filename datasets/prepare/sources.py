@@ -1,13 +1,13 @@
-"""Where the data sets' archives lie, and which pictures must come out of them.
+"""Where the data sets' archives lie, and which images must come out of them.
 
 Facts only; correct an address here, or pass another by -mirror. Where no checksum is given none is known for sure: the
-program then prints the one that it computed, and the archive's own checksums and the check of every picture decide.
+program then prints the one that it computed, and the archive's own checksums and the check of every image decide.
 """
 from typing import NamedTuple
 
 
 class Source(NamedTuple):
-    """One way to get an archive. Mirrors may pack the same pictures differently (`file`).
+    """One way to get an archive. Mirrors may pack the same images differently (`file`).
 
     Attributes:
         file: name in the folder of archives.
@@ -20,17 +20,17 @@ class Source(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """A folder of pictures as the configs expect it.
+    """A folder of images as the configs expect it.
 
     Attributes:
         path: below the data root.
         archive: key of ARCHIVES.
-        inside: where the pictures lie in the archive: endings of their folder's path, one for each way of packing them.
-        count: number of pictures.
-        first: file name of the first of `count` pictures numbered consecutively; None where names are no numbers.
-        long_side: smallest longer side of a picture, in pixels. It tells HR pictures from LR ones and from cut-outs.
-        hr: path of the folder whose pictures these were made from, for LR pictures; NAME.png becomes NAMEx`scale`.png.
-        scale: floor(HR / scale) is an LR picture's size.
+        inside: where the images lie in the archive: endings of their folder's path, one for each way of packing them.
+        count: number of images.
+        first: file name of the first of `count` images numbered consecutively; None where names are no numbers.
+        long_side: smallest longer side of an image, in pixels. It tells HR images from LR ones and from cut-outs.
+        hr: path of the folder whose images these were made from, for LR images; NAME.png becomes NAMEx`scale`.png.
+        scale: floor(HR / scale) is an LR image's size.
     """
     path: str
     archive: str
@@ -67,7 +67,7 @@ ARCHIVES: dict[str, tuple[Source, ...]] = {
         Source('BSR_bsds500.tgz', f'http://www.{BERKELEY}/BSR_bsds500.tgz'),
         Source('BSDS500-master.zip', 'https://github.com/BIDS/BSDS500/archive/refs/heads/master.zip'),
     ),
-    # the LR pictures of published results are MATLAB's bicubic; other collections made theirs differently
+    # the LR images of published results are MATLAB's bicubic; other collections made theirs differently
     'benchmark': (
         Source('benchmark.tar', f'https://{SNU}/benchmark.tar'),
         Source('benchmark.tar', f'http://{SNU}/benchmark.tar'),
@@ -86,7 +86,7 @@ def benchmark(name: str, count: int, packed: str | None = None) -> tuple[Folder,
     )
 
 
-# data set → its folders. LR comes before HR, and so into place: an evaluation that finds HR pictures finds their LR ones
+# data set → its folders. LR comes before HR, and so into place: an evaluation that finds HR images finds their LR ones
 SETS: dict[str, tuple[Folder, ...]] = {
     'DIV2K': (
         *(Folder(f'DIV2K/DIV2K_valid_LR_bicubic/X{s}', f'DIV2K_valid_LR_bicubic_X{s}', (f'DIV2K_valid_LR_bicubic/X{s}',),
@@ -95,7 +95,7 @@ SETS: dict[str, tuple[Folder, ...]] = {
         Folder('DIV2K/DIV2K_train_HR', 'DIV2K_train_HR', ('DIV2K_train_HR',), 800, '0001.png', 1200),
     ),
     'Flickr2K': (Folder('Flickr2K/Flickr2K_HR', 'Flickr2K', ('Flickr2K_HR', 'Flickr2K'), 2650, '000001.png', 1200),),
-    # without its 100 validation pictures, which are BSD100
+    # without its 100 validation images, which are BSD100
     'BSDS500': (Folder('bsds400/HR', 'BSDS500', ('images/train', 'images/test'), 400, long_side=481),),
     'Set5': benchmark('Set5', 5),
     'Set14': benchmark('Set14', 14),

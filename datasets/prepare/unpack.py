@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from datasets.images import SUFFIXES
 from datasets.prepare.disk import writing
 from datasets.prepare.sources import Folder
+from imaging.reading import SUFFIXES
 from utils import UserError
 
 CHUNK = 2 ** 20  # bytes read at a time
@@ -24,12 +24,12 @@ DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, stru
 
 
 def unpack(archive: Path, folders: Sequence[Folder], root: Path) -> None:
-    """Puts the pictures of an archive into `folders` below `root`.
+    """Puts the images of an archive into `folders` below `root`.
 
     They are unpacked beside their folder, into a hidden one that is renamed when all of them are there; ended at any moment,
     nothing is left that looks complete. A folder that exists gets what it lacks; its own files stay as they are.
 
-    Raises: UserError when the archive is damaged, lacks pictures or holds paths that lead out of it; RunError when they
+    Raises: UserError when the archive is damaged, lacks images or holds paths that lead out of it; RunError when they
         cannot be written.
     """
     stages = {folder: (root / folder.path).with_name(f'.{Path(folder.path).name}.unpacking') for folder in folders}
@@ -48,7 +48,7 @@ def unpack(archive: Path, folders: Sequence[Folder], root: Path) -> None:
         for folder, stage in stages.items():
             found = len(list(stage.iterdir()))
             if found != folder.count:
-                raise UserError(f"{archive}: holds {found} pictures in {' or '.join(folder.inside)}, expected "
+                raise UserError(f"{archive}: holds {found} images in {' or '.join(folder.inside)}, expected "
                                 f'{folder.count}; delete it and run again, or get it elsewhere')
         for folder, stage in stages.items():
             with writing(root / folder.path):

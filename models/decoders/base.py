@@ -12,7 +12,7 @@ class FeatureDecoder(SRModel):
     """Base of such decoders. Subclasses implement `decode_features` and `query`.
 
     Args:
-        encoder_spec: features of the LR picture, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
+        encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
         own_reach: how far the decoder reads features around the nearest LR pixel of a query, in LR pixels.
         own_floats: numbers per LR pixel that `decode_features` holds at its widest point, the features themselves aside.
     """
@@ -23,7 +23,7 @@ class FeatureDecoder(SRModel):
         self.own_reach, self.own_floats = own_reach, own_floats
 
     def decode_features(self, lr: Tensor, features: Tensor, region: Region) -> Any:
-        """Normalised LR (B, 3, H, W) of a region of the picture and its features (B, F, H, W) → latent."""
+        """Normalised LR (B, 3, H, W) of a region of the image and its features (B, F, H, W) → latent."""
         raise NotImplementedError
 
     @property

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models import coords
+from common import coords
+from common.registry import register
 from models.regions import Region
-from models.registry import register
 from models.sr_model import SRModel
 
 
@@ -21,12 +21,12 @@ class Bicubic(SRModel):
         return lr                                                                    # (B, 3, H, W)
 
     def grid(self, lr: Tensor, cell: Tensor) -> Tensor:
-        """The whole upscaled pictures: (B, h, w, 3), normalised."""
+        """The whole upscaled images: (B, h, w, 3), normalised."""
         height, width = (2 / cell[0]).round().long().tolist()
-        pictures = lr.permute(0, 2, 3, 1) * self.inp_div + self.inp_sub              # (B, H, W, 3)
-        pictures = pictures.mul(255).round().clamp(0, 255).byte().cpu().numpy()
-        grids = [np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
-                 for picture in pictures]
+        images = lr.permute(0, 2, 3, 1) * self.inp_div + self.inp_sub              # (B, H, W, 3)
+        images = images.mul(255).round().clamp(0, 255).byte().cpu().numpy()
+        grids = [np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+                 for image in images]
         return self.normalise_rgb(torch.from_numpy(np.stack(grids)).to(lr) / 255)
 
     def query_grid(self, latent: Tensor, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.coords import relative_cell
+from common.coords import relative_cell
+from common.registry import register
 from models.decoders.base import FeatureDecoder
 from models.decoders.ensemble import neighbours, pixel_rows
 from models.layers import MLP, sample_bilinear
 from models.regions import Region
-from models.registry import register
 
 SHARPNESS = 10.0  # of the non-local softmax
 SCORES = 2 ** 26  # of it that are in memory at once
@@ -63,10 +63,10 @@ class Latent(NamedTuple):
 class CiaoSR(FeatureDecoder):
     """Attention in attention; parameter names follow the authors' program.
 
-    With non-local features every output pixel sees the whole picture, which then cannot be processed in regions.
+    With non-local features every output pixel sees the whole image, which then cannot be processed in regions.
 
     Args:
-        encoder_spec: features of the LR picture, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
+        encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
         hidden_list: widths of the hidden layers of each of the three MLPs.
         non_local_attn: append non-local features, from a map of half the size, to the values.
     """

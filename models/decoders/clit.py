@@ -16,14 +16,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.coords import nearest_index, pixel_centres, relative_cell
+from common.coords import nearest_index, pixel_centres, relative_cell
+from common.registry import MODELS, register
 from models.decoders.base import FeatureDecoder
 from models.encoders.base import conv3x3
 from models.layers import bilinear_grid, sample_bilinear
 from models.msit.grid import decode_grid
 from models.msit.mssa import LocalAttention, Maps, make_bias
 from models.regions import Region
-from models.registry import MODELS, register
 from utils import UserError
 
 POSENC = {'name': 'posenc', 'args': {'posenc_scale': 10, 'enc_dims': 64}}
@@ -47,7 +47,7 @@ class CLIT(FeatureDecoder):
     scale_base, the next one scale_base² … and the last one the rest.
 
     Args:
-        encoder_spec: features of the LR picture, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
+        encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
         imnet_spec: the decoder MLP; each cascade has its own.
         pb_spec: positional bias, shared by the cascades.
         base_dim: C.
@@ -104,7 +104,7 @@ class CLIT(FeatureDecoder):
             return []
         size = (2 / cell.double()).round().long()                                    # (B, 2)
         if (size != size[0]).any():
-            raise UserError('clit: the pictures of a batch must be upscaled by one factor: set scale_per to batch')
+            raise UserError('clit: the images of a batch must be upscaled by one factor: set scale_per to batch')
         lr_size = region.height, region.width
         scales = [side / lr_side for side, lr_side in zip(size[0].tolist(), lr_size)]
         steps = min(len(self.imnets), math.ceil(math.log(max(scales)) / math.log(self.scale_base) - 1e-9))
@@ -149,7 +149,7 @@ class CLIT(FeatureDecoder):
         return rgb + bilinear_grid(latent.lr, region, rows, columns)
 
     def blocks(self, size: tuple[int, int], rows: Tensor, columns: Tensor, memory: int) -> list[tuple[slice, slice]]:
-        """Rows and columns of the output, in blocks whose part of a grid of `size` fits into so many bytes a picture."""
+        """Rows and columns of the output, in blocks whose part of a grid of `size` fits into so many bytes an image."""
         pixels = memory // (4 * FINER_FLOATS * self.conv_ch.out_channels)
         side = max(math.isqrt(pixels) - 2 * self.attention(0).reach, self.attention(0).reach)
         cuts = []

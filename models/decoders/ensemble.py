@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from models.coords import nearest_index
+from common.coords import nearest_index
 from models.regions import Region
 
 SHIFT = 1e-6      # of all neighbours: a query between two pixels goes to the second one
@@ -37,21 +37,21 @@ def pixel_rows(x: Tensor) -> Tensor:
 
 
 def neighbours(coord: Tensor, region: Region, local_ensemble: bool, distance: Tensor | None = None) -> Neighbours:
-    """What (B, Q, 2) coordinates, in the whole picture, are answered from.
+    """What (B, Q, 2) coordinates, in the whole image, are answered from.
 
     An answer has the weight of the rectangle between the query and the *diagonally opposite* neighbour, a product of two
-    lengths. At the picture's border two neighbours may be the same pixel.
+    lengths. At the image's border two neighbours may be the same pixel.
 
     Args:
-        region: part of the picture that the maps show; it must hold the neighbours.
+        region: part of the image that the maps show; it must hold the neighbours.
         distance: (B, 2), how far to both sides of the query they are looked for; half an LR pixel by default.
     """
     distance_y, distance_x = (None, None) if distance is None else distance.double().split(1, 1)    # (B, 1)
     y, offset_y, weight_y = neighbour_lines(coord[..., 0], region.height, local_ensemble, distance_y)  # (B, Q, 2 or 1)
     x, offset_x, weight_x = neighbour_lines(coord[..., 1], region.width, local_ensemble, distance_x)
     height, width = region.bottom - region.top, region.right - region.left
-    picture = torch.arange(len(coord), device=coord.device).view(-1, 1, 1, 1)
-    row = (picture * height + y.unsqueeze(3) - region.top) * width + x.unsqueeze(2) - region.left    # (B, Q, 2, 2)
+    image = torch.arange(len(coord), device=coord.device).view(-1, 1, 1, 1)
+    row = (image * height + y.unsqueeze(3) - region.top) * width + x.unsqueeze(2) - region.left    # (B, Q, 2, 2)
     offset = torch.stack(torch.broadcast_tensors(offset_y.unsqueeze(3), offset_x.unsqueeze(2)), -1)  # (B, Q, 2, 2, 2)
     weight = weight_y.unsqueeze(3) * weight_x.unsqueeze(2)                           # (B, Q, 2, 2)
     return Neighbours(row.flatten(2), offset.flatten(2, 3), weight.flatten(2))

@@ -2,7 +2,7 @@
 
 It reads the features of the pixel and its 3×3 surroundings (*unfolded*), where the query lies relative to the pixel, and the
 cell. Its first layer is linear in all of them. The features' part is therefore a 3×3 convolution, done once per LR pixel
-before the queries instead of once per query and neighbour; the cell's part is done once per picture.
+before the queries instead of once per query and neighbour; the cell's part is done once per image.
 
 Shapes: B batch, F encoder channels, H×W the LR grid, Q queries, N neighbours of a query (4, or 1 without the ensemble), P
 numbers that tell the position, M width of the first layer.
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.coords import relative_cell
+from common.coords import relative_cell
 from models.decoders.base import FeatureDecoder
 from models.decoders.ensemble import neighbours, pixel_rows
 from models.regions import Region
@@ -32,7 +32,7 @@ class LocalImplicitFunction(FeatureDecoder):
     in this order; they say how a position is told, and may decode in another way.
 
     Args:
-        encoder_spec: features of the LR picture, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
+        encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
         local_ensemble: blend four predictions instead of taking that of the nearest pixel.
         feat_unfold: read the 3×3 features around a pixel instead of its own.
         cell_decode: read the relative cell (2/s_h, 2/s_w).

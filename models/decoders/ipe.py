@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from common.registry import MODELS, register
 from models.decoders.implicit import LocalImplicitFunction
-from models.registry import MODELS, register
 
 
 @register('ipe')

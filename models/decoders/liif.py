@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from common.registry import MODELS, register
 from models.decoders.implicit import LocalImplicitFunction
 from models.encoders.base import Encoder
 from models.regions import Region
-from models.registry import MODELS, register
 from models.sr_model import SRModel
 
 
@@ -40,7 +40,7 @@ class FixedScale(SRModel):
         super().__init__()
         self.encoder = MODELS.make(encoder_spec, 'encoder_spec')
         if not isinstance(self.encoder, Encoder) or self.encoder.fixed_scale is None:
-            raise ValueError(f"encoder_spec: without an imnet_spec, '{encoder_spec['name']}' must make pictures: "
+            raise ValueError(f"encoder_spec: without an imnet_spec, '{encoder_spec['name']}' must make images: "
                              'set its no_upsampling to false')
         self.fixed_scale, self.reach = self.encoder.fixed_scale, self.encoder.reach
         self.encode_floats = self.encoder.encode_floats

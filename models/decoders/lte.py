@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.coords import relative_cell
+from common.coords import relative_cell
+from common.registry import MODELS, register
 from models.decoders.base import FeatureDecoder
 from models.decoders.ensemble import neighbours, pixel_rows
 from models.encoders.base import conv3x3
 from models.layers import sample_bilinear
 from models.regions import Region
-from models.registry import MODELS, register
 
 
 class Latent(NamedTuple):
@@ -34,7 +34,7 @@ class TextureEstimator(FeatureDecoder):
     """What LTE and LTE+ share. Parameter names are those of released checkpoints.
 
     Args:
-        encoder_spec: features of the LR picture, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
+        encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
         hidden_dim: D, even.
         scale_max: largest factor of the training: beyond it the phase is that of this factor, as in the released test
             programs. None: that of the factor itself.

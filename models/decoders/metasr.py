@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from models.coords import nearest_index
+from common.coords import nearest_index
+from common.registry import register
 from models.decoders.base import FeatureDecoder
 from models.decoders.ensemble import SHIFT, pixel_rows
 from models.layers import MLP
 from models.regions import Region
-from models.registry import register
 
 HIDDEN = 256  # M
 
@@ -37,7 +37,7 @@ class MetaSR(FeatureDecoder):
     """Filters predicted for each query. Parameter names are those of released checkpoints.
 
     Args:
-        encoder_spec: features of the LR picture, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
+        encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
     """
 
     def __init__(self, *, encoder_spec: dict):
@@ -59,8 +59,8 @@ class MetaSR(FeatureDecoder):
         x, offset_x = holding_line(corner[..., 1], region.width)
         size = (cell[:, :1] * region.height / 2).expand_as(y)                        # of an HR pixel: 1/scale, of the height
         height, width = region.bottom - region.top, region.right - region.left
-        picture = torch.arange(len(coord), device=coord.device).unsqueeze(1)
-        rows = (picture * height + y - region.top) * width + x - region.left         # (B, Q)
+        image = torch.arange(len(coord), device=coord.device).unsqueeze(1)
+        rows = (image * height + y - region.top) * width + x - region.left         # (B, Q)
         with torch.autocast(coord.device.type, enabled=False):  # half precision would blur positions
             hidden = self.imnet.layers[:-1](torch.stack([offset_y, offset_x, size], -1).to(dtype))   # (B, Q, M)
         products = F.embedding(rows, latent.rows).unflatten(2, (-1, 3))              # (B, Q, M + 1, 3)

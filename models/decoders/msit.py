@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from models.coords import relative_cell
+from common.coords import relative_cell
+from common.registry import MODELS, register
 from models.encoders.base import make_encoder
 from models.layers import bilinear_grid, sample_bilinear
 from models.msit.grid import decode_grid
 from models.msit.msno import MSNO
 from models.msit.mssa import MSSA, ConventionalAttention, Maps
 from models.regions import Region, wrapped
-from models.registry import MODELS, register
 from models.sr_model import SRModel
 
 POSENC = {'name': 'posenc', 'args': {'posenc_scale': 10, 'enc_dims': 64}}
@@ -34,7 +34,7 @@ class MSIT(SRModel):
     """The network of the paper; both stages and every ablation are arguments.
 
     Args:
-        encoder_spec: features of the LR picture, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
+        encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
         imnet_spec: the decoder MLP.
         pb_spec: positional bias of MSSA.
         base_dim: C.
@@ -87,11 +87,11 @@ class MSIT(SRModel):
 
     def encode(self, lr: Tensor, region: Region | None = None) -> Latent:
         if region and not region.is_whole:
-            raise ValueError('FEM wraps around the whole picture: encode a part of it with encode_region')
+            raise ValueError('FEM wraps around the whole image: encode a part of it with encode_region')
         return self.decode_features(lr, self.encoder.features(lr), 0, Region.whole(*lr.shape[2:]))
 
     def encode_region(self, lr: Tensor, region: Region, halo: int | None = None) -> Latent:
-        """FEM wraps around the picture, so a region at its border reads features of the opposite side too."""
+        """FEM wraps around the image, so a region at its border reads features of the opposite side too."""
         outer = region.grow(self.mssa.reach + self.msno.reach)
         margin = self.msno.fem.reach
         features = wrapped(lambda part: self.encoder.features_of(lr, part, halo), outer, margin)

@@ -14,17 +14,17 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.coords import relative_cell
+from common.coords import relative_cell
+from common.registry import register
 from models.decoders.ensemble import neighbours, pixel_rows
 from models.encoders.base import make_encoder
 from models.layers import sample_bilinear
 from models.regions import Region
-from models.registry import register
 from models.sr_model import SRModel
 
 
 class Latent(NamedTuple):
-    """lr: (B, 3, H, W), normalised, the whole picture; rows: (B·H·W, F), the features, one row per pixel."""
+    """lr: (B, 3, H, W), normalised, the whole image; rows: (B·H·W, F), the features, one row per pixel."""
     lr: Tensor
     rows: Tensor
 
@@ -72,12 +72,12 @@ class GalerkinBlock(nn.Module):
 @register('srno')
 @register('sronet')
 class SRNO(SRModel):
-    """Every query attends to all the others: a part of the output cannot be made alone, nor from a part of the picture.
+    """Every query attends to all the others: a part of the output cannot be made alone, nor from a part of the image.
 
     Names of arguments and parameters are those of released configs and checkpoints, which say 'sronet'.
 
     Args:
-        encoder_spec: features of the LR picture, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
+        encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
         width: C.
         blocks: h, the heads of each of the two blocks.
         scale_max: largest factor of the training: beyond it the relative cell is that of this factor, as in the released
@@ -101,7 +101,7 @@ class SRNO(SRModel):
         return Latent(lr, pixel_rows(self.encoder.features(lr)))
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
-        """The queries of a picture attend to each other: those of a grid must come together."""
+        """The queries of an image attend to each other: those of a grid must come together."""
         return self.decode(latent, self.conv1(self.conv0(self.embed(latent, coord, cell))), coord)
 
     def query_grid(self, latent: Latent, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:

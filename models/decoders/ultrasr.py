@@ -9,8 +9,8 @@ frequencies.
 import torch
 from torch import Tensor, nn
 
+from common.registry import register
 from models.decoders.implicit import LocalImplicitFunction
-from models.registry import register
 
 
 class SpatialMLP(nn.Module):

@@ -4,9 +4,9 @@ from typing import NamedTuple
 from einops import rearrange
 from torch import Tensor, nn
 
-from models import coords
+from common import coords
+from common.registry import MODELS
 from models.regions import Region
-from models.registry import MODELS
 from models.sr_model import SRModel
 from utils import UserError
 
@@ -39,7 +39,7 @@ class Encoder(SRModel):
         raise NotImplementedError
 
     def features_of(self, lr: Tensor, region: Region, halo: int | None = None) -> Tensor:
-        """Features (B, out_channels, h, w) of a region of the whole picture (B, 3, H, W).
+        """Features (B, out_channels, h, w) of a region of the whole image (B, 3, H, W).
 
         Args:
             halo: pixels around the region that are looked at, at most `reach`, which is exact and the default.
@@ -49,7 +49,7 @@ class Encoder(SRModel):
 
     def encode(self, lr: Tensor, region: Region | None = None) -> Upsampled:
         if self.fixed_scale is None:
-            raise UserError('an encoder without its upsampling tail makes no picture: set no_upsampling to false')
+            raise UserError('an encoder without its upsampling tail makes no image: set no_upsampling to false')
         return Upsampled(self.features(lr), region or Region.whole(*lr.shape[2:]), self.fixed_scale)
 
     def query(self, latent: Upsampled, coord: Tensor, cell: Tensor) -> Tensor:

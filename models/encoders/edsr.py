@@ -6,8 +6,8 @@ released checkpoints.
 """
 from torch import Tensor, nn
 
+from common.registry import register
 from models.encoders.base import TAIL_REACH, Encoder, conv3x3, upsampling, upsampling_floats
-from models.registry import register
 
 
 class ResidualBlock(nn.Module):

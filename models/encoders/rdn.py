@@ -6,8 +6,8 @@ Parameter names are those of released checkpoints.
 import torch
 from torch import Tensor, nn
 
+from common.registry import register
 from models.encoders.base import TAIL_REACH, Encoder, conv3x3, upsampling, upsampling_floats
-from models.registry import register
 
 CONFIGS = {'A': (20, 6, 32), 'B': (16, 8, 64)}  # dense blocks, convolutions in each, growth
 

@@ -3,7 +3,7 @@
 Kernels of MSC go up to 33×33 on 16 channels. From 15×15 on PyTorch's direct convolution is slow on CPUs, its backward by
 factors of 3 to 200; products of spectra give the same sums, more precisely. `benchmarks/convolutions.py` measures both.
 
-Shapes: B batch, C_in and C_out channels, k odd kernel size, r = k // 2, H×W the picture.
+Shapes: B batch, C_in and C_out channels, k odd kernel size, r = k // 2, H×W the image.
 """
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor, groups: int = 1) -> Ten
 def fft_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The same sums by products of spectra, exact to rounding; differentiable.
 
-    Large pictures are cut into blocks that overlap by 2r (overlap-save), so that the spectra of the kernels stay small.
+    Large images are cut into blocks that overlap by 2r (overlap-save), so that the spectra of the kernels stay small.
     """
     height, width = x.shape[2:]
     radius = weight.shape[-1] // 2

@@ -5,12 +5,12 @@ Shapes: B batch, C channels, H×W the LR grid, m the margin of pixels around it 
 import torch
 from torch import Tensor, nn
 
-# (dy, dx) of channel mod 8: the output at (y, x) is the input at (y, x) + n·(dy, dx), wrapped around the picture
+# (dy, dx) of channel mod 8: the output at (y, x) is the input at (y, x) + n·(dy, dx), wrapped around the image
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (-1, 1), (1, -1), (1, 1), (-1, -1))
 
 
 def wrap(x: Tensor, margin: int) -> Tensor:
-    """A picture continued periodically: (B, C, H, W) → (B, C, H + 2m, W + 2m)."""
+    """An image continued periodically: (B, C, H, W) → (B, C, H + 2m, W + 2m)."""
     for dim in (2, 3) if margin else ():
         lines = torch.arange(-margin, x.shape[dim] + margin, device=x.device) % x.shape[dim]
         x = x.index_select(dim, lines)
@@ -41,7 +41,7 @@ class CircularShift(nn.Module):
     reach: int
 
     def forward(self, x: Tensor, wrapped: bool = False) -> Tensor:
-        """A picture (B, C, H, W), or, `wrapped`, a part of one with its margin (B, C, H + 2m, W + 2m), → (B, C, H, W)."""
+        """An image (B, C, H, W), or, `wrapped`, a part of one with its margin (B, C, H + 2m, W + 2m), → (B, C, H, W)."""
         return self.move(x if wrapped else wrap(x, self.reach))
 
     def move(self, x: Tensor) -> Tensor:

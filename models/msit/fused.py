@@ -16,7 +16,7 @@ Counted for a query with K² = 49, C = 256, h = 8, M = 256, in float32:
     kept in between                              0.15 MB    3 kB
 
 A training batch of 32 × 2304 queries moves 81 GB on the plain path, 22 passes over 3.7 GB: 24 ms at an H100's 3.35 TB/s, on
-top of its arithmetic. The kernels gather from and add to maps of 96 MB, of which those of a picture, 3 MB, are in use at a
+top of its arithmetic. The kernels gather from and add to maps of 96 MB, of which those of an image, 3 MB, are in use at a
 time and stay in the L2 cache. Arithmetic is their floor then: 1.43 · 10¹² operations, which take 1.4 ms at an H100's peak of
 989 · 10¹² a second in bfloat16, and 21 ms at 67 · 10¹² in float32 (A100: 4.6 and 74 ms). These are counts and data-sheet
 peaks: nothing was timed on a GPU, and the 1.8 · 10⁹ atomic additions come on top.

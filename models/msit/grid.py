@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from models.coords import bilinear_taps, nearest_window, pixel_offsets
+from common.coords import bilinear_taps, nearest_window, pixel_offsets
 from models.layers import MLP
 from models.msit.mssa import LocalAttention, Maps
 
@@ -51,7 +51,7 @@ def decode_grid(mssa: LocalAttention, imnet: MLP, maps: Maps, rows: Tensor, colu
 
     Args:
         rows, columns: coordinates y and x, (h,) and (w,) float64, increasing.
-        shared: (B, S) inputs of the decoder that all queries of a picture share, or None.
+        shared: (B, S) inputs of the decoder that all queries of an image share, or None.
         memory: bytes to stay within, the result aside.
     Returns: (B, h, w, 3).
     """
@@ -66,11 +66,11 @@ def decode_grid(mssa: LocalAttention, imnet: MLP, maps: Maps, rows: Tensor, colu
             pixels = decoder.block_pixels(ys.out.shape[1] * xs.out.shape[1], memory)
             j = -(-len(xs.lr) // -(-len(xs.lr) // pixels))  # blocks of a row of LR pixels are equally long
             i = max(1, pixels // j)
-            blocks += [(picture, ys.part(y, y + i), xs.part(x, x + j)) for y in range(0, len(ys.lr), i)
-                       for x in range(0, len(xs.lr), j) for picture in range(batch)]
+            blocks += [(image, ys.part(y, y + i), xs.part(x, x + j)) for y in range(0, len(ys.lr), i)
+                       for x in range(0, len(xs.lr), j) for image in range(batch)]
 
-    def decode(picture: int, ys: Lines, xs: Lines) -> None:
-        out[picture, ys.out.view(-1, 1), xs.out.flatten()] = decoder(picture, ys, xs).to(out)        # (I·m, J·n, 3)
+    def decode(image: int, ys: Lines, xs: Lines) -> None:
+        out[image, ys.out.view(-1, 1), xs.out.flatten()] = decoder(image, ys, xs).to(out)        # (I·m, J·n, 3)
 
     for_each(decode, blocks, in_threads=decoder.on_cpu)
     return out
@@ -150,26 +150,26 @@ class GridDecoder:
         return (group(index_y, bilinear_taps(delta_y[:, near]) * scale, bias_y),
                 group(index_x, bilinear_taps(delta_x[:, near]), bias_x))
 
-    def __call__(self, picture: int, ys: Lines, xs: Lines) -> Tensor:
+    def __call__(self, image: int, ys: Lines, xs: Lines) -> Tensor:
         """RGB without the skip of the queries of I×J LR pixels: (I·m, J·n, 3)."""
-        rows = self.rows(picture, ys, xs, self.mssa.radius)                          # (P, K²)
-        queries = F.embedding(self.rows(picture, ys, xs, 1), self.maps.queries)      # (P, 9, C)
+        rows = self.rows(image, ys, xs, self.mssa.radius)                          # (P, K²)
+        queries = F.embedding(self.rows(image, ys, xs, 1), self.maps.queries)      # (P, 9, C)
         keys = F.embedding(rows, self.maps.keys)                                     # (P, K², C)
         taps = ys.taps[:, None, :, None, :, None] * xs.taps[None, :, None, :, None]  # (I, J, m, n, 3, 3)
         taps = taps.flatten(4).flatten(2, 3).flatten(0, 1)                           # (P, S, 9)
         attentions = (self.attend(heads, queries, keys, taps, ys, xs) for heads in self.heads)
-        offset = self.offset[picture % len(self.offset)]                             # (1, M)
+        offset = self.offset[image % len(self.offset)]                             # (1, M)
         if taps.shape[1] == 1:
             x = self.own_product(rows, torch.cat(list(attentions), 1)) + offset
         else:
             x = self.shared_product(rows, attentions, offset.repeat(*taps.shape[:2], 1))             # (P, S, M)
         return rearrange(self.imnet.layers[1:](x), '(i j) (m n) c -> (i m) (j n) c', i=len(ys.lr), m=ys.out.shape[1])
 
-    def rows(self, picture: int, ys: Lines, xs: Lines, radius: int) -> Tensor:
+    def rows(self, image: int, ys: Lines, xs: Lines, radius: int) -> Tensor:
         """Rows of the maps around the LR pixels: (P, (2·radius + 1)²)."""
         window = pixel_offsets(radius, ys.lr.device)
         y, x = ys.lr.view(-1, 1, 1) + window[:, 0], xs.lr.view(1, -1, 1) + window[:, 1]              # (I, 1, K²), (1, J, K²)
-        return self.mssa.row_index(self.maps.region, picture, y, x).flatten(0, 1)
+        return self.mssa.row_index(self.maps.region, image, y, x).flatten(0, 1)
 
     def attend(self, heads: Tensor, queries: Tensor, keys: Tensor, taps: Tensor, ys: Lines, xs: Lines) -> Tensor:
         """Attention of G heads: (P, 9, C), (P, K², C), (P, S, 9) → (P, G, S, K²)."""

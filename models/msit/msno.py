@@ -42,10 +42,10 @@ class MSNO(nn.Module):
         return largest_radius(self.msc) + largest_radius(self.sim)
 
     def forward(self, x: Tensor, margin: int = 0) -> Tensor:
-        """(B, C, H, W), the whole picture, → Z'' (B, C, H, W).
+        """(B, C, H, W), the whole image, → Z'' (B, C, H, W).
 
-        With a margin m (FEM's `reach`) x is (B, C, H + 2m, W + 2m), a part of the picture with the pixels around it that the
-        shifts read, which continue on the picture's other side where it ends.
+        With a margin m (FEM's `reach`) x is (B, C, H + 2m, W + 2m), a part of the image with the pixels around it that the
+        shifts read, which continue on the image's other side where it ends.
         """
         v = self.modulation(window(x, margin, 0, 0))                                 # (B, C, H, W), as all below
         s = self.msc(self.fem(self.embed(x), wrapped=margin > 0))

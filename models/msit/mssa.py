@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.coords import nearest_window, pixel_offsets
+from common.coords import nearest_window, pixel_offsets
+from common.registry import MODELS
 from models.layers import MLP
 from models.msit import fused
 from models.msit.msc import MSC
 from models.msit.rim import init_fan_out, largest_radius, make_conv
 from models.msit.sim import ScaleMixing
 from models.regions import Region
-from models.registry import MODELS
 
 
 class MultiScaleQuery(nn.Module):
@@ -34,7 +34,7 @@ class MultiScaleQuery(nn.Module):
 
 
 class Maps(NamedTuple):
-    """What attention reads: all that does not depend on the queries, for a region of H×W pixels of the picture.
+    """What attention reads: all that does not depend on the queries, for a region of H×W pixels of the image.
 
     queries, keys, values: (B·(H + 2p)·(W + 2p), C), one row per pixel, channels last, with p = max(r, 1) zero vectors beyond
         every border.
@@ -55,7 +55,7 @@ def make_bias(spec: dict, channels: int, heads: int) -> nn.Module:
 class LocalAttention(nn.Module):
     """Attention of a query to the K² LR pixels around it, value vectors weighted and concatenated, not summed.
 
-    Keys and values outside the picture are zero vectors that stay in the softmax with the bias as their logit.
+    Keys and values outside the image are zero vectors that stay in the softmax with the bias as their logit.
 
     Args:
         heads, radius: h, r.
@@ -78,7 +78,7 @@ class LocalAttention(nn.Module):
         return self.padding + largest_radius(self)
 
     def maps(self, z: Tensor, region: Region | None = None) -> Maps:
-        """Z'' (B, C, H, W) of a region, or of the whole picture, → the maps that queries read."""
+        """Z'' (B, C, H, W) of a region, or of the whole image, → the maps that queries read."""
         query = self.query_map(z)
         queries = self.rows(query)
         keys = queries if self.key_map is None else self.rows(self.key_map(z))
@@ -88,10 +88,10 @@ class LocalAttention(nn.Module):
         """(B, C, H, W) → (B·(H + 2p)·(W + 2p), C): zero-padded, one row per pixel."""
         return rearrange(F.pad(x, (self.padding,) * 4), 'b c h w -> (b h w) c').contiguous()  # for fast gathers
 
-    def row_index(self, region: Region, picture: Tensor | int, y: Tensor, x: Tensor) -> Tensor:
-        """Rows of the maps that hold the pixels (y, x) of a picture of the batch: int64, broadcast."""
+    def row_index(self, region: Region, image: Tensor | int, y: Tensor, x: Tensor) -> Tensor:
+        """Rows of the maps that hold the pixels (y, x) of an image of the batch: int64, broadcast."""
         height, width = (region.bottom - region.top + 2 * self.padding, region.right - region.left + 2 * self.padding)
-        return (picture * height + y - region.top + self.padding) * width + x - region.left + self.padding
+        return (image * height + y - region.top + self.padding) * width + x - region.left + self.padding
 
     def forward(self, maps: Maps, coord: Tensor) -> Tensor:
         """Weighted value vectors at the queries: maps, (B, Q, 2) → (B, Q, K²·C), in the order (key, head, channel)."""
@@ -103,7 +103,7 @@ class LocalAttention(nn.Module):
         """What a decoder makes of the weighted value vectors at the queries: maps, (B, Q, 2) → (B, Q, 3).
 
         Args:
-            shared: (B, S) further inputs of the decoder that all queries of a picture share, or None.
+            shared: (B, S) further inputs of the decoder that all queries of an image share, or None.
         """
         if not fused.available(maps.values):
             return imnet(self(maps, coord), shared)
@@ -120,8 +120,8 @@ class LocalAttention(nn.Module):
         bias = self.position_bias(delta_y, delta_x).flatten(2, 3)                    # (B, Q, K², h)
 
         window = pixel_offsets(self.radius, coord.device)                            # (K², 2)
-        picture = torch.arange(len(coord), device=coord.device).view(-1, 1, 1)
-        rows = self.row_index(region, picture, index_y.unsqueeze(2) + window[:, 0], index_x.unsqueeze(2) + window[:, 1])
+        image = torch.arange(len(coord), device=coord.device).view(-1, 1, 1)
+        rows = self.row_index(region, image, index_y.unsqueeze(2) + window[:, 0], index_x.unsqueeze(2) + window[:, 1])
         if fused.available(maps.keys):
             products = fused.query_key_products(self.sample_queries(maps, coord), maps.keys, rows, self.heads)
         else:
@@ -143,8 +143,8 @@ class LocalAttention(nn.Module):
 
     def sample_column(self, maps: Maps, y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """Linear samples of the query map between the pixels (y, x) and (y + 1, x): (B, Q) each, (B, Q, 1) → (B, Q, C)."""
-        picture = torch.arange(len(y), device=y.device).view(-1, 1)
-        low, high = (F.embedding(self.row_index(maps.region, picture, y + i, x), maps.queries) for i in (0, 1))
+        image = torch.arange(len(y), device=y.device).view(-1, 1)
+        low, high = (F.embedding(self.row_index(maps.region, image, y + i, x), maps.queries) for i in (0, 1))
         return low + weight * (high - low)
 
 

@@ -1,6 +1,6 @@
 """Coordinates, defined once for every path and device.
 
-Order (y, x). Pixel centres of an n-pixel axis lie at −1 + (2i + 1)/n, so a picture spans [−1, 1]
+Order (y, x). Pixel centres of an n-pixel axis lie at −1 + (2i + 1)/n, so an image spans [−1, 1]
 (`align_corners=False`). A cell is the size of a high-resolution pixel in these units, (2/H_hr, 2/W_hr).
 
 The positional bias multiplies offsets by frequencies up to 1023, so offsets are computed in float64 and cast by the
@@ -17,17 +17,17 @@ def pixel_centres(n: int, device: torch.device | None = None) -> Tensor:
 
 
 def make_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Centres of all pixels of a picture: (height, width, 2) float64, (y, x)."""
+    """Centres of all pixels of an image: (height, width, 2) float64, (y, x)."""
     return torch.stack(torch.meshgrid(pixel_centres(height, device), pixel_centres(width, device), indexing='ij'), -1)
 
 
 def make_cell(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Size of a pixel of a height × width picture: (2,) float64, (2/height, 2/width)."""
+    """Size of a pixel of a height × width image: (2,) float64, (2/height, 2/width)."""
     return torch.tensor([2 / height, 2 / width], device=device, dtype=torch.float64)
 
 
 def relative_cell(cell: Tensor, height: int, width: int) -> Tensor:
-    """Size of an output pixel in half pixels of a height × width LR picture: cell (B, 2) → (B, 2), 2/s of each axis."""
+    """Size of an output pixel in half pixels of a height × width LR image: cell (B, 2) → (B, 2), 2/s of each axis."""
     return cell * cell.new_tensor([height, width])
 
 
@@ -55,7 +55,7 @@ def nearest_window(coord: Tensor, n: int, radius: int) -> tuple[Tensor, Tensor]:
     Args:
         coord: (…) coordinates of one axis, in [−1, 1]; pass float64 where they are known that well.
         n: pixels of the axis.
-        radius: of the window, in pixels. Window pixels may lie outside the picture.
+        radius: of the window, in pixels. Window pixels may lie outside the image.
     Returns: index (…) int64 of the window's centre; δ (…, 2·radius + 1) float64, (coordinate − pixel centre) · n, so that
         one pixel is 2.0 units.
     """

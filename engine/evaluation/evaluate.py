@@ -3,18 +3,15 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 
+from common.arrays import to_tensor
 from datasets.evaluation import Evaluation, Pair
-from datasets.sampling import to_tensor
 from engine.distributed import ALONE, World
-from engine.metrics import evaluated_region, psnr, ssim
+from engine.evaluation.metrics import evaluated_region, psnr, ssim
 from models.sr_model import SRModel
-from utils import atomic_path
 
 
 def evaluate(model: SRModel, dataset: Evaluation, device: torch.device, label: str = '',
@@ -26,7 +23,7 @@ def evaluate(model: SRModel, dataset: Evaluation, device: torch.device, label: s
         label: the model's name in the rows and on the progress bar.
         show: called with every pair, its scale and the prediction, (3, H, W) in [0, 1].
         memory: see `SRModel.upscale`.
-        world: processes that share the pictures, and end with the same rows; `show` sees those of its own process.
+        world: processes that share the images, and end with the same rows; `show` sees those of its own process.
     Returns: rows as results.json holds them, one for each scale: model, dataset, scale, protocol, lr, images, psnr, ssim,
         seconds_per_image, per_image.
     """
@@ -42,7 +39,7 @@ def evaluate(model: SRModel, dataset: Evaluation, device: torch.device, label: s
 def evaluate_scale(model: SRModel, dataset: Evaluation, scale: float, device: torch.device, label: str = '',
                    show: Callable[[Pair, float, torch.Tensor], None] | None = None, memory: int | None = None,
                    world: World = ALONE, done: Callable[[], object] = lambda: None) -> dict:
-    """The row of one scale, with arguments as in `evaluate`; `done` is called after every picture."""
+    """The row of one scale, with arguments as in `evaluate`; `done` is called after every image."""
     per_image, seconds = [], []
     for pair in dataset.pairs(scale, slice(world.rank, None, world.size)):
         target = to_tensor(pair.hr).to(device)                                       # (3, H, W)
@@ -64,17 +61,6 @@ def evaluate_scale(model: SRModel, dataset: Evaluation, scale: float, device: to
         'ssim': statistics.fmean(image['ssim'] for image in per_image),
         'seconds_per_image': statistics.fmean(seconds), 'per_image': per_image,
     }
-
-
-def to_image(rgb: torch.Tensor) -> Image.Image:
-    """(3, H, W) in [0, 1] → an 8-bit picture."""
-    return Image.fromarray(rgb.mul(255).round().byte().permute(1, 2, 0).cpu().numpy())
-
-
-def save_image(image: Image.Image, path: str | Path) -> None:
-    """Writes a picture atomically, in the format of the path's suffix."""
-    with atomic_path(path) as temporary:
-        image.save(temporary)
 
 
 def plain_numbers(value: object) -> object:

@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     def memory_option(self) -> None:
         self.option('memory', type=parse_memory, metavar='SIZE',
                     help='memory for upscaling, such as 2G or 500M (default: a modest share of what is free); '
-                         'larger pictures are processed in parts')
+                         'larger images are processed in parts')
 
     def error(self, message: str):
         raise UserError(f'{message} (see {self.prog} -h)')

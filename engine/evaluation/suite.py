@@ -12,17 +12,18 @@ from tqdm import tqdm
 
 import datasets
 import models
+from common import coords
+from common.registry import SpecError
 from datasets.evaluation import Evaluation
 from engine.config import SUITE_KEYS, TEST_KEYS, load_config, named, read_yaml
-from engine.evaluate import evaluate_scale, format_table, plain_numbers, save_image, to_image
-from engine.tables import Cell
-from models import coords
+from engine.evaluation.evaluate import evaluate_scale, format_table, plain_numbers
+from engine.evaluation.tables import Cell
+from imaging.writing import save_image, to_image
 from models.checkpoint import find
-from models.registry import SpecError
 from models.sr_model import SRModel
-from utils import UserError, count_parameters, nearest_name, write_text
+from utils import ROOT, UserError, count_parameters, nearest_name, write_text
 
-PUBLISHED = Path(__file__).resolve().parent.parent / 'configs' / 'published.yaml'
+PUBLISHED = ROOT / 'configs' / 'published.yaml'
 MACS_SIDE, MACS_SCALE = 24, 4  # LR side and factor at which multiply-adds are counted
 CLEAR_REFS, STATUS = Path('/proc/self/clear_refs'), Path('/proc/self/status')
 
@@ -147,7 +148,7 @@ def read_set(file: str | Path, data: Path) -> Set:
 
 
 def suite_set(file: Path, data: Path, published: list[str]) -> Set:
-    """The set of a test config with what is published on it; absent where its pictures cannot be had."""
+    """The set of a test config with what is published on it; absent where its images cannot be had."""
     args = load_config(file, TEST_KEYS)['test_dataset']['wrapper'].get('args', {})
     figures, sizes = published_figures(published, str(file))
     try:
@@ -252,7 +253,7 @@ class Run:
     Args:
         name: of the only model; None: models are named after their files.
         root: folder of the models' folders of results.
-        save_images: keep the pictures; nothing that is kept is then reused.
+        save_images: keep the images; nothing that is kept is then reused.
         memory: see `SRModel.upscale`.
         fresh: forget what is kept.
         count_macs: count the multiply-adds of each model.
@@ -302,7 +303,7 @@ class Run:
         todo = [(file, each, scale) for file, each, scale in self.jobs()
                 if self.results[file].find(each.dataset, scale) is None]
         opened, model = None, None
-        with tqdm(total=sum(len(each.dataset) for _, each, _ in todo), unit='picture', disable=None, leave=False) as bar:
+        with tqdm(total=sum(len(each.dataset) for _, each, _ in todo), unit='image', disable=None, leave=False) as bar:
             for place, (file, each, scale) in enumerate(todo):
                 candidate = self.candidates[file]
                 bar.set_description(f'{candidate.name} {each.name} ×{scale:g}')

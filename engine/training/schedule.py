@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from engine.muon import Muon
-from models.registry import Registry, SpecError
+from common.registry import Registry, SpecError
+from engine.training.muon import Muon
 from utils import nearest_name
 
 OPTIMIZERS = Registry('optimizer')

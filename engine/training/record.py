@@ -12,14 +12,13 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from common.arrays import resize_bicubic
 from datasets.evaluation import Pair
-from datasets.images import resize_bicubic
-from engine.evaluate import to_image
+from imaging.writing import to_image
 from models.msit.fem import FEM
-from utils import RunError, format_time
+from utils import ROOT, RunError, format_time
 
-ROOT = Path(__file__).resolve().parent.parent
-PICTURE_SIDE = 96  # of the crops that are shown, HR pixels
+IMAGE_SIDE = 96  # of the crops that are shown, HR pixels
 
 
 class Record:
@@ -56,7 +55,7 @@ class Record:
                 for name, value in values.items():
                     self.writer.add_scalar(name, value, step)
 
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
+    def image(self, name: str, pixels: np.ndarray, step: int) -> None:
         """(H, W, 3) uint8."""
         if self.writer:
             with self.writing('tensorboard'):
@@ -116,12 +115,12 @@ class Pace:
         return format_time((time.monotonic() - self.start) / self.batches * batches)
 
 
-def triptych(pair: Pair, prediction: torch.Tensor, side: int = PICTURE_SIDE) -> np.ndarray:
-    """A picture's centre thrice, side by side: LR by bicubic, the prediction (3, H, W) in [0, 1], HR → (h, w, 3) uint8."""
+def triptych(pair: Pair, prediction: torch.Tensor, side: int = IMAGE_SIDE) -> np.ndarray:
+    """An image's centre thrice, side by side: LR by bicubic, the prediction (3, H, W) in [0, 1], HR → (h, w, 3) uint8."""
     height, width = pair.hr.shape[:2]
     rows, columns = (slice(max(0, (extent - side) // 2), (extent + side) // 2) for extent in (height, width))
-    pictures = (resize_bicubic(pair.lr, height, width), np.asarray(to_image(prediction)), pair.hr)
-    return np.concatenate([picture[rows, columns] for picture in pictures], 1)
+    images = (resize_bicubic(pair.lr, height, width), np.asarray(to_image(prediction)), pair.hr)
+    return np.concatenate([image[rows, columns] for image in images], 1)
 
 
 def fem_strides(model: nn.Module) -> dict[str, float]:

@@ -21,23 +21,23 @@ from tqdm import tqdm
 
 import datasets
 import models
+from common.registry import SpecError
 from datasets.sampling import DrawSampler
 from engine.checkpoint import random_state, read_run, restore_random_state, save_checkpoint
 from engine.config import changes, plain
 from engine.distributed import ALONE, World, synchronise_batch_norm
-from engine.evaluate import evaluate
-from engine.health import dead_share, watch_relus
-from engine.pretrain import load_stage1
-from engine.record import Pace, Record, fem_strides, triptych, versions
-from engine.schedule import OPTIMIZERS, SCHEDULES, parameter_groups
+from engine.evaluation.evaluate import evaluate
+from engine.training.health import dead_share, watch_relus
+from engine.training.pretrain import load_stage1
+from engine.training.record import Pace, Record, fem_strides, triptych, versions
+from engine.training.schedule import OPTIMIZERS, SCHEDULES, parameter_groups
 from models.checkpoint import load_state
-from models.registry import SpecError
 from utils import RunError, UserError, count_parameters, remove_partial, seed_everything, write_text
 
 SCALAR_EVERY = 50  # batches between two points of the loss curve
 SAVE_EVERY = 500  # batches of an epoch between two writings of epoch-last.pth, unless the config says otherwise
 CHECK_EVERY = 10  # batches between two looks at the loss on a GPU, which has to be waited for
-PICTURES = 3  # of the validation set that are shown
+IMAGES = 3  # of the validation set that are shown
 MOST_DEAD = 0.5  # share of an encoder's ReLU channels that may be dead without a warning
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -82,7 +82,7 @@ class Trainer:
             self.record.log(f'resumed {resume} after epoch {self.epoch}, batch {self.batch}'
                             + (f'; changed since: {", ".join(changed)}' if changed else ''))
         self.record.log(f'{count_parameters(self.model):,} trainable parameters, {len(self.sampler.dataset):,} training '
-                        f'pictures, {self.sampler.epoch_batches} batches of {self.sampler.batch_size} an epoch, on {device}'
+                        f'images, {self.sampler.epoch_batches} batches of {self.sampler.batch_size} an epoch, on {device}'
                         + (f' and {world.size - 1} more' if world.size > 1 else ''))
 
     def build_model(self, pretrain: Path | None) -> None:
@@ -254,19 +254,19 @@ class Trainer:
         """Mean PSNR at each scale of the validation set; nothing where there is none."""
         if self.val_dataset is None:
             return {}
-        number = self.epoch // self.config.get('epoch_val', 1)  # pictures are shown after 1, 2, 4, 8, … and the last
+        number = self.epoch // self.config.get('epoch_val', 1)  # images are shown after 1, 2, 4, 8, … and the last
         shown = [] if number & (number - 1) == 0 or self.epoch == self.config['epoch_max'] else None
 
         def show(pair, scale, prediction):
-            if shown is not None and len(shown) < PICTURES and scale == max(self.val_dataset.scales):
+            if shown is not None and len(shown) < IMAGES and scale == max(self.val_dataset.scales):
                 shown.append(pair.name)
-                self.record.picture(f'val/{pair.name}_x{scale:g}', triptych(pair, prediction), self.global_batch)
+                self.record.image(f'val/{pair.name}_x{scale:g}', triptych(pair, prediction), self.global_batch)
         self.model.eval()
         with watch_relus(getattr(self.model, 'encoder', self.model)) as live:
             rows = evaluate(self.model, self.val_dataset, self.device, 'validation', show, world=self.world)
         scores = {row['scale']: row['psnr'] for row in rows}
         self.record.scalars({f'val/psnr_x{scale:g}': score for scale, score in scores.items()}, self.global_batch)
-        if live:  # on the first process, of its share of the pictures
+        if live:  # on the first process, of its share of the images
             dead = dead_share(live)
             self.record.scalars({'val/dead_channels': dead}, self.global_batch)
             if dead > MOST_DEAD:

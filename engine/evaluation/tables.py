@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.evaluate import plain_numbers
+from engine.evaluation.evaluate import plain_numbers
 from utils import write_text
 
 
 class Cell(NamedTuple):
     """A method on a set at a scale. `absent` says why it was not measured; what is not known is None.
 
-    psnr and published in dB, seconds per picture, memory in bytes, macs in multiply-adds per output megapixel,
+    psnr and published in dB, seconds per image, memory in bytes, macs in multiply-adds per output megapixel,
     published_params in millions.
     """
     set: str
@@ -70,7 +70,7 @@ COLUMNS = {
     'params': ('params (M)', lambda cells: (f'{cells[0].params / 1e6:.1f}' if cells[0].params else None,
                                             cells[0].published_params)),
     'macs': ('GMACs per output MP', lambda cells: (scaled(cells[0].macs, 1e9), None)),
-    'seconds': ('s per picture', lambda cells: (scaled(mean(known(c.seconds for c in cells)), 1), None)),
+    'seconds': ('s per image', lambda cells: (scaled(mean(known(c.seconds for c in cells)), 1), None)),
     'memory': ('peak memory (GiB)',
                lambda cells: (scaled(max(known(c.memory for c in cells), default=None), 2 ** 30), None)),
 }

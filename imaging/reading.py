@@ -1,4 +1,4 @@
-"""Reading and listing pictures: whatever the file holds, 8-bit RGB comes out."""
+"""Reading and listing images: whatever the file holds, 8-bit RGB comes out."""
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,33 +10,33 @@ from tqdm import tqdm
 from utils import UserError
 
 SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm'}
-Image.MAX_IMAGE_PIXELS = None  # pictures of any size are welcome here
+Image.MAX_IMAGE_PIXELS = None  # images of any size are welcome here
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """The picture files of a folder, sorted by name. Raises UserError when it is missing or has none."""
+    """The image files of a folder, sorted by name. Raises UserError when it is missing or has none."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f'{folder}: no such folder of pictures')
+        raise UserError(f'{folder}: no such folder of images')
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith('.'))
     if not files:
-        raise UserError(f"{folder}: holds no picture ({', '.join(sorted(SUFFIXES))})")
+        raise UserError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})")
     return files
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """A picture, fully decoded, upright. Raises UserError when it is missing, no picture, or cut short."""
+    """An image, fully decoded, upright. Raises UserError when it is missing, no image, or cut short."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f'{path}: no such picture file')
+        raise UserError(f'{path}: no such image file')
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image)
     except (UnidentifiedImageError, SyntaxError) as error:
-        raise UserError(f'{path}: not a picture that can be read') from error
+        raise UserError(f'{path}: not an image that can be read') from error
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f'{path}: damaged or unreadable picture ({" ".join(str(error).split())})') from error
+        raise UserError(f'{path}: damaged or unreadable image ({" ".join(str(error).split())})') from error
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
@@ -49,21 +49,21 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
-    """The picture at `path`, (H, W, 3) uint8."""
+    """The image at `path`, (H, W, 3) uint8."""
     return to_rgb(open_image(path))
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) from the file's header, without decoding the picture."""
+    """(height, width) from the file's header, without decoding the image."""
     try:
         with Image.open(path) as image:
             size = image.size
-            exif = Image.Image.getexif(image)  # PNG's own getexif would decode the whole picture to look behind it
+            exif = Image.Image.getexif(image)  # PNG's own getexif would decode the whole image to look behind it
         if exif.get(ORIENTATION, 1) >= 5:
-            size = open_image(path).size  # formats differ in whether their header's size is that of the upright picture
+            size = open_image(path).size  # formats differ in whether their header's size is that of the upright image
         return size[::-1]
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f'{path}: not a picture that can be read') from error
+        raise UserError(f'{path}: not an image that can be read') from error
 
 
 def in_parallel(function: Callable, items: list, label: str) -> list:
@@ -73,8 +73,3 @@ def in_parallel(function: Callable, items: list, label: str) -> list:
     """
     with ThreadPoolExecutor() as pool:
         return list(tqdm(pool.map(function, items), label, total=len(items), disable=None, leave=False))
-
-
-def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pillow's bicubic (antialiased, a = −0.5) on 8-bit data: (H, W, 3) uint8 → (height, width, 3) uint8."""
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))

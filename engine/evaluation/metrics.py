@@ -1,6 +1,6 @@
 """PSNR and SSIM by the published protocols.
 
-Pictures are (3, H, W) tensors, RGB in [0, 1]; the scores are Python floats, PSNR in dB. Both are computed in float64 on
+Images are (3, H, W) tensors, RGB in [0, 1]; the scores are Python floats, PSNR in dB. Both are computed in float64 on
 what a protocol leaves: 'benchmark' the luma Y without a border of ceil(s) pixels, 'div2k' RGB without ceil(s) + 6.
 """
 import math
@@ -20,12 +20,12 @@ SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 def evaluated_region(image: Tensor, protocol: str, scale: float) -> Tensor:
     """What `protocol` compares: (3, H, W) RGB in [0, 1] → (C, H', W') float64, C = 1 (Y) or 3 (RGB).
 
-    Raises: UserError when the border leaves nothing of the picture.
+    Raises: UserError when the border leaves nothing of the image.
     """
     removed = border(protocol, scale)
     height, width = image.shape[1:]
     if min(height, width) <= 2 * removed:
-        raise UserError(f"a picture of {height}x{width} is too small for protocol '{protocol}' at scale {scale:g}, "
+        raise UserError(f"an image of {height}x{width} is too small for protocol '{protocol}' at scale {scale:g}, "
                         f'which removes {removed} pixels at each side')
     image = image[:, removed:height - removed, removed:width - removed].double()
     if protocol == 'div2k':
@@ -34,13 +34,13 @@ def evaluated_region(image: Tensor, protocol: str, scale: float) -> Tensor:
 
 
 def psnr(prediction: Tensor, target: Tensor) -> float:
-    """−10·log10 of the mean squared difference, in dB; infinite for equal pictures. Same shapes, values in [0, 1]."""
+    """−10·log10 of the mean squared difference, in dB; infinite for equal images. Same shapes, values in [0, 1]."""
     error = (prediction - target).square().mean().item()
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def ssim(prediction: Tensor, target: Tensor) -> float:
-    """Mean structural similarity, in [−1, 1]: Gaussian windows wholly inside the picture, data range 1.
+    """Mean structural similarity, in [−1, 1]: Gaussian windows wholly inside the image, data range 1.
 
     Args: both (C, H, W) in [0, 1]; channels are averaged. Not a number when a side is below the window's 11 pixels.
     """

@@ -1,0 +1,1 @@
+"""What every part builds on: coordinates, registries, arrays and tensors, the command line."""

@@ -1,0 +1,1 @@
+"""Small commands on checkpoints: export, average, grow."""

@@ -1,0 +1,1 @@
+"""Training: one optimiser, one schedule, checkpoints that resume exactly."""
