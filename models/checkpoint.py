@@ -7,7 +7,6 @@ import torch
 
 from common.registry import MODELS
 from models import released
-from models.msit.rim import fold
 from models.sr_model import DEFAULT_NORM, SRModel
 from utils import ROOT, UserError
 
@@ -119,4 +118,4 @@ def load(path: str | Path, device: str | torch.device = 'cpu') -> SRModel:
             raise UserError(f"'{name}' has no weights of its own: give a checkpoint file")
     else:
         model = build(read_checkpoint(path), name)
-    return fold(model).eval().to(device)
+    return model.fold().eval().to(device)

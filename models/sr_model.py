@@ -80,10 +80,6 @@ class SRModel(nn.Module):
         """LR pixels around a region that `encode_region` needs: `reach`, or fewer with a smaller `halo`."""
         return self.reach if halo is None else min(halo, self.reach)
 
-    def added_tensors(self, state: dict[str, Tensor]) -> list[str]:
-        """Names of tensors that start afresh when this model starts from the smaller one of a checkpoint's `state`."""
-        return []
-
     def encode_stages(self, halo: int | None = None) -> list[tuple[int, int]]:
         """For each stage of `encode_region`: LR pixels around the region, and the numbers held per LR pixel."""
         return [(self.margin(halo), self.encode_floats)]
@@ -105,6 +101,26 @@ class SRModel(nn.Module):
             coord = torch.stack([rows[index // width], columns[index % width]], -1)  # (chunk, 2)
             parts.append(self.query(latent, coord.expand(batch, -1, 2), cell))
         return torch.cat(parts, 1).unflatten(1, (-1, width))
+
+    # what the engine asks of any model
+
+    def fold(self) -> 'SRModel':
+        """Replaces, in place, every layer that has a cheaper equal for inference (`folded`); returns the model."""
+        for parent in list(self.modules()):
+            for name, child in parent.named_children():
+                if hasattr(child, 'folded'):
+                    setattr(parent, name, child.folded())
+        return self
+
+    def training_values(self) -> dict[str, Tensor]:
+        """Learnt scalars worth a curve, by name: those that a module returns from `training_values`."""
+        told = [(path, module.training_values()) for path, module in self.named_modules()
+                if path and hasattr(module, 'training_values')]
+        return {f'{path}.{name}': value for path, values in told for name, value in values.items()}
+
+    def fresh_tensors(self, state: dict[str, Tensor]) -> list[str]:
+        """Names of the tensors that start afresh when training starts from an earlier stage's `state`, which lacks them."""
+        return [f'{path}.{name}' for path, module in self.named_modules() for name in getattr(module, 'stage_tensors', ())]
 
     # what every model offers
 

@@ -16,7 +16,7 @@ from engine.checkpoint import save_checkpoint
 from engine.config import TRAIN_KEYS, load_config
 from models import checkpoint, released
 from models.checkpoint import build, read_checkpoint
-from models.msit.rim import RefConv2d, RIMConv2d, fold
+from models.msit.rim import RefConv2d, RIMConv2d
 from models.sr_model import SRModel
 from utils import UserError, count_parameters
 
@@ -651,7 +651,7 @@ def assert_folds(path) -> None:
         assert (unfolded(lr, coord, cell) - loaded(lr, coord, cell)).abs().max() < 1e-6
         unfolded.double()
         rgb = unfolded(lr.double(), coord, cell)
-        assert (rgb - fold(unfolded)(lr.double(), coord, cell)).abs().max() < 1e-12
+        assert (rgb - unfolded.fold()(lr.double(), coord, cell)).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize('reparam', ['rim', 'refconv'])

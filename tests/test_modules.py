@@ -638,25 +638,13 @@ def test_rim_learns_from_its_identity_start():
 @pytest.mark.parametrize('size', range(3, 35, 2))
 def test_folded_equals_unfolded(kind, size):
     module = randomise(kind(2, 3, size)).eval()
-    folded = rim.fold(torch.nn.Sequential(module))[0]
+    folded = module.folded()
     assert type(folded) is Conv2d
     assert folded.weight.dtype == torch.float64
     x = noise(1, 2, 6, 7)
     difference = (folded(x) - module(x)).abs().max().item()
     assert difference < 1e-12 * max(1, module(x).abs().max().item())
     assert (module(x) - F.conv2d(x, module.weight, module.bias, padding='same')).abs().max() > 1e-3
-
-
-def test_fold_reaches_every_convolution_below():
-    module = randomise(MSNO(8, convs=2, reparam='rim')).eval()
-    x = noise(1, 8, 4, 5)
-    before = module(x)
-    assert sum(isinstance(m, rim.RIMConv2d) for m in module.modules()) == 2
-    folded = rim.fold(module)
-    assert folded is module
-    assert not [m for m in folded.modules() if isinstance(m, rim.RefConv2d)]
-    assert (folded(x) - before).abs().max() < 1e-12 * max(1, before.abs().max().item())
-    assert set(folded.state_dict()) == set(MSNO(8, convs=2).state_dict())
 
 
 @pytest.mark.parametrize('size', [1, 2, 4])

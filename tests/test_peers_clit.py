@@ -197,15 +197,15 @@ def test_a_cascade_is_added_to_a_checkpoint(tmp_path):
     start = {key: value.clone() for key, value in second.state_dict().items()}
     line, batches = load_stage1(second, specs[1], tmp_path / 'first.pth')
     added = [key for key in start if re.match(r'(conv_[qkv]s|imnets)\.1\.', key)]
-    assert len(added) == 3 * 2 + 2 * 2 and sorted(second.added_tensors(first.state_dict())) == sorted(added)
+    assert len(added) == 3 * 2 + 2 * 2 and sorted(second.fresh_tensors(first.state_dict())) == sorted(added)
     state = second.state_dict()
     assert all(torch.equal(state[key], start[key]) for key in added)
     assert all(torch.equal(state[key], value) for key, value in first.state_dict().items())
-    assert batches == 7 and line.endswith('as do 10 that the file has no counterpart of')
+    assert batches == 7 and line.endswith(' 10 start afresh')
     lr = image()
     assert torch.equal(second.upscale(lr, (21, 27)), first.upscale(lr, (21, 27)))
     assert not torch.equal(second.upscale(lr, (42, 54)), first.upscale(lr, (42, 54)))
-    assert second.added_tensors(second.state_dict()) == []
+    assert second.fresh_tensors(second.state_dict()) == []
 
 
 def test_the_scales_of_cumulative_training(tmp_path):

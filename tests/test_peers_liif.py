@@ -79,7 +79,7 @@ def test_refconv_rows(shared, row, inputs, outputs, size, groups):
     nn.init.zeros_(layer.bias)  # theirs has none
     x = torch.sin(0.31 * torch.arange(144.)).view(1, 4, 6, 6)
     assert_row(layer(x), row, shared)
-    folded = layer.fold()
+    folded = layer.folded()
     assert folded.groups == groups
     assert_row(folded(x), row, shared)
 

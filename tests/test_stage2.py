@@ -54,8 +54,9 @@ def test_starts_at_the_stage1_function(stage1, tiny_msit, reparam):
     torch.testing.assert_close(second.double().eval().upscale(lr, (17, 20)), first.double().upscale(lr, (17, 20)),
                                rtol=0, atol=1e-12)
     assert batches == 42
-    expected = 0 if reparam == 'none' else 2 + 2 + 1  # MSC, query branch, values
-    assert f'{expected} convolutions re-parameterised' in line
+    convolutions = 2 + 2 + 1  # MSC, query branch, values
+    expected = convolutions * {'none': 0, 'refconv': 1, 'rim': 2}[reparam]
+    assert line.endswith(f' copied, {expected} start afresh')
 
 
 def test_only_the_maps_and_the_rest_learn(stage1, tiny_msit):
@@ -205,3 +206,17 @@ def test_yaml_bases_are_relative(tmp_path):
         {'base': 'configs/ablation/table5-rim-1-8.yaml', 'epoch_max': 2}), encoding='utf-8')
     config = load_config(tmp_path / 'mine.yaml', TRAIN_KEYS)
     assert config['epoch_max'] == 2 and config['model']['args']['reparam'] == 'rim'
+
+
+def test_fold_replaces_every_reparameterised_convolution(tiny_msit):
+    model = models.make(with_args(tiny_msit, reparam='rim')).double().eval()
+    layers = [layer for layer in model.modules() if isinstance(layer, RIMConv2d)]
+    assert len(layers) == 5
+    for layer in layers:
+        torch.nn.init.normal_(layer.convmap.weight, std=0.1)
+    lr = torch.rand(1, 3, 6, 7, dtype=torch.float64)
+    before = model.upscale(lr, (13, 15))
+    assert model.fold() is model
+    assert not [layer for layer in model.modules() if isinstance(layer, RefConv2d)]
+    assert model.state_dict().keys() == models.make(tiny_msit).state_dict().keys()
+    assert (model.upscale(lr, (13, 15)) - before).abs().max() < 1e-12

@@ -9,7 +9,6 @@ import torch
 from common.cli import Parser, run
 from models import released
 from models.checkpoint import build, read_checkpoint
-from models.msit.rim import fold
 from utils import atomic_path
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
@@ -25,7 +24,7 @@ def export(source: str | Path, target: str | Path, dtype: str = 'float32') -> No
     Raises: UserError when `source` is not a checkpoint.
     """
     checkpoint = read_checkpoint(source)
-    model = fold(build(checkpoint, str(source)))
+    model = build(checkpoint, str(source)).fold()
     spec, _ = released.translate(checkpoint['model'])
     args = {key: value for key, value in spec['args'].items() if key not in STAGE_ARGS}
     state = {key: value.to(DTYPES[dtype]) if value.is_floating_point() and value.ndim > 1 else value

@@ -3,7 +3,6 @@ from pathlib import Path
 
 from models import released
 from models.checkpoint import load_state, read_checkpoint
-from models.msit.rim import RefConv2d, map_parameters
 from models.sr_model import DEFAULT_NORM, SRModel
 from utils import UserError
 
@@ -31,16 +30,12 @@ def load_stage1(model: SRModel, spec: dict, path: Path) -> tuple[str, int]:
     if norm != model.data_norm:
         raise UserError(f"-pretrain {path}: was trained with data_norm {norm}, but the config has {model.data_norm}")
     try:
-        maps = map_parameters(model)
-        added = model.added_tensors(state)
-        load_state(model, state, f'-pretrain {path}', fresh=(*maps, *added))
+        fresh = model.fresh_tensors(state)
+        load_state(model, state, f'-pretrain {path}', fresh=tuple(fresh))
     except UserError as error:
         differing = differences(args, spec.get('args') or {})
         raise UserError(f'{error}; {differing}' if differing else str(error)) from None
-    frozen = [layer.weight.numel() for layer in model.modules() if isinstance(layer, RefConv2d)]
-    line = (f'pretrained from {path}: {len(state)} tensors copied, {len(frozen)} convolutions re-parameterised '
-            f'({sum(frozen):,} kernel weights frozen), {len(maps)} tensors of kernel maps start afresh'
-            + (f', as do {len(added)} that the file has no counterpart of' if added else ''))
+    line = f'pretrained from {path}: {len(state)} tensors copied, {len(fresh)} start afresh'
     return line, checkpoint.get('global_batch', 0)
 
 

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from common.arrays import resize_bicubic
 from datasets.evaluation import Pair
 from imaging.writing import to_image
-from models.msit.fem import FEM
 from utils import ROOT, RunError, format_time
 
 IMAGE_SIDE = 96  # of the crops that are shown, HR pixels
@@ -121,12 +119,6 @@ def triptych(pair: Pair, prediction: torch.Tensor, side: int = IMAGE_SIDE) -> np
     rows, columns = (slice(max(0, (extent - side) // 2), (extent + side) // 2) for extent in (height, width))
     images = (resize_bicubic(pair.lr, height, width), np.asarray(to_image(prediction)), pair.hr)
     return np.concatenate([image[rows, columns] for image in images], 1)
-
-
-def fem_strides(model: nn.Module) -> dict[str, float]:
-    """The stride that each FEM of a model has learnt, under its name."""
-    return {f'train/{name}.stride': module.effective_stride().item() for name, module in model.named_modules()
-            if isinstance(module, FEM)}
 
 
 def versions(device: torch.device) -> str:

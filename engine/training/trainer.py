@@ -29,7 +29,7 @@ from engine.distributed import ALONE, World, synchronise_batch_norm
 from engine.evaluation.evaluate import evaluate
 from engine.training.health import dead_share, watch_relus
 from engine.training.pretrain import load_stage1
-from engine.training.record import Pace, Record, fem_strides, triptych, versions
+from engine.training.record import Pace, Record, triptych, versions
 from engine.training.schedule import OPTIMIZERS, SCHEDULES, parameter_groups
 from models.checkpoint import load_state
 from utils import RunError, UserError, count_parameters, remove_partial, seed_everything, write_text
@@ -168,7 +168,8 @@ class Trainer:
                 raise
             self.batch += 1
             if self.global_batch % SCALAR_EVERY == 0:
-                values = {'train/loss': float(loss), 'train/lr': rate, **fem_strides(self.model), **pace.lap()}
+                values = {'train/loss': float(loss), 'train/lr': rate, **pace.lap()}
+                values |= {f'train/{name}': float(value) for name, value in self.model.training_values().items()}
                 self.record.scalars(values, self.global_batch)
             self.time_left = pace.time_left(self.config['epoch_max'] * self.sampler.epoch_batches - self.run_batch)
             if self.looked_at(self.batch) and not bar.disable:

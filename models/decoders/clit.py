@@ -84,7 +84,7 @@ class CLIT(FeatureDecoder):
         return LocalAttention(self.heads, self.radius, position_bias=self.pb_encoder, query_map=self.conv_qs[cascade],
                               key_map=self.conv_ks[cascade], value_map=self.conv_vs[cascade])
 
-    def added_tensors(self, state: dict[str, Tensor]) -> list[str]:
+    def fresh_tensors(self, state: dict[str, Tensor]) -> list[str]:
         """Those of the cascades after the last one of `state`: cumulative training adds them one by one."""
         cascades = 0
         while f'imnets.{cascades}.layers.0.weight' in state:

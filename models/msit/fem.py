@@ -68,6 +68,9 @@ class FEM(CircularShift):
         """The stride in force: kept at zero when the parameter is below, without cutting its gradient off."""
         return self.stride + (self.stride.clamp(min=0) - self.stride).detach()
 
+    def training_values(self) -> dict[str, Tensor]:
+        return {'stride': self.effective_stride().detach()}
+
     def move(self, x: Tensor) -> Tensor:
         stride, margin = self.effective_stride(), self.reach
         low = margin - 1

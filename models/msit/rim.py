@@ -26,6 +26,8 @@ class RefConv2d(nn.Module):
         groups: g, of the convolution.
     """
 
+    stage_tensors = ('convmap.weight',)  # which stage 1 does not have
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, init: str = 'identity', groups: int = 1):
         super().__init__()
         if init not in ('identity', 'random'):
@@ -52,7 +54,7 @@ class RefConv2d(nn.Module):
         return conv2d_same(x, self.kernel(), self.bias, self.groups)                 # (B, C_out, H, W)
 
     @torch.no_grad()
-    def fold(self) -> nn.Conv2d:
+    def folded(self) -> nn.Conv2d:
         """The ordinary convolution with the same output."""
         out_channels, in_group, kernel_size, _ = self.weight.shape
         conv = Conv2d(in_group * self.groups, out_channels, kernel_size, self.groups).to(self.weight)
@@ -66,6 +68,8 @@ class RIMConv2d(RefConv2d):
 
     `linear.weight` (N, 1, 1, 1) holds Linear's scalars; with init='identity' they start at one.
     """
+
+    stage_tensors = ('convmap.weight', 'linear.weight')
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, init: str = 'identity', groups: int = 1):
         super().__init__(in_channels, out_channels, kernel_size, init=init, groups=groups)
@@ -90,25 +94,9 @@ def make_conv(in_channels: int, out_channels: int, kernel_size: int, reparam: st
     return REPARAM[reparam](in_channels, out_channels, kernel_size, init=init)
 
 
-def fold(module: nn.Module) -> nn.Module:
-    """Replaces, in place, every re-parameterised convolution below `module` by the ordinary one it equals."""
-    for name, child in module.named_children():
-        if isinstance(child, RefConv2d):
-            setattr(module, name, child.fold())
-        else:
-            fold(child)
-    return module
-
-
 def largest_radius(module: nn.Module) -> int:
     """k // 2 of the largest convolution below `module`, re-parameterised ones included."""
     return max(layer.weight.shape[-1] // 2 for layer in module.modules() if isinstance(layer, (nn.Conv2d, RefConv2d)))
-
-
-def map_parameters(module: nn.Module) -> list[str]:
-    """Names of the parameters below `module` that only a re-parameterised network has: those of the kernel maps."""
-    return [f'{path}.{name}' for path, layer in module.named_modules() if isinstance(layer, RefConv2d)
-            for name, _ in layer.named_parameters() if name != 'bias']
 
 
 @torch.no_grad()
