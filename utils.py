@@ -57,6 +57,24 @@ def atomic_path(path: str | Path):
         temporary.unlink(missing_ok=True)
 
 
+def check_output(path: str | Path, suffixes: tuple[str, ...]) -> None:
+    """Raises UserError when a file cannot be written to `path`; meant for before the work. Writes nothing itself.
+
+    Args:
+        suffixes: those that the file may have, in lower case.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f'{path}: is a folder; give the name of a file to write')
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{path}: has suffix '{path.suffix}', expected {' or '.join(suffixes)}")
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not parent.is_dir():
+        raise UserError(f'{path}: cannot be written, because {parent} is a file and no folder')
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f'{path}: cannot be written, because there is no permission to write to {parent}')
+
+
 def remove_partial(folder: Path) -> None:
     """Removes what `atomic_path` leaves in a folder when its process is killed amid writing."""
     for file in folder.glob(f'{PARTIAL}*'):

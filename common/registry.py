@@ -73,6 +73,16 @@ class Registry:
         if missing:
             raise SpecError(f"{path}.args: {self.kind} '{name}' needs {', '.join(missing)}")
 
+    def with_defaults(self, spec: dict) -> dict:
+        """A valid spec with every default written out, also in the specs inside it: equal for specs that mean the same."""
+        args = {key: parameter.default for key, parameter in self.arguments(spec['name']).items()} | (spec.get('args') or {})
+        for key, value in args.items():
+            if key.endswith('_spec') and value is not None:
+                args[key] = self.with_defaults(value)
+            elif isinstance(value, tuple):
+                args[key] = list(value)  # YAML has no tuples
+        return {'name': spec['name'], 'args': args}
+
     def make(self, spec: dict, path: str = 'spec', **provided):
         """Builds the object of a spec; `provided` are the arguments that only the program knows.
 

@@ -12,19 +12,26 @@ from utils import RunError, UserError, atomic_path
 
 
 def save_checkpoint(path: str | Path, model: SRModel, spec: dict, **run_state) -> None:
-    """Writes a checkpoint atomically: tensors and plain values only, so that it opens with weights_only=True.
+    """Writes a checkpoint of a model; see `write_checkpoint`.
 
     Args:
         spec: {'name', 'args'} that `models.make` builds the model from.
         run_state: what else the file carries (epoch, optimizer, …).
     """
-    content = {'model': {**spec, 'sd': model.state_dict()}, 'data_norm': model.data_norm, **run_state}
+    write_checkpoint(path, {'model': {**spec, 'sd': model.state_dict()}, 'data_norm': model.data_norm, **run_state})
+
+
+def write_checkpoint(path: str | Path, content: dict) -> None:
+    """Writes a checkpoint's content atomically: tensors and plain values only, so that it opens with weights_only=True.
+
+    Raises: RunError when the disk does not take it; the file that was there before is then intact.
+    """
     with atomic_path(path) as temporary:
         try:
             torch.save(content, temporary)
             with open(temporary, 'rb+') as file:
                 os.fsync(file.fileno())  # on the disk before it takes the place of the last one
-        except (RuntimeError, OSError) as error:  # the first is torch's word for a disk that takes no more
+        except (RuntimeError, OSError) as error:  # the first is what torch raises when the disk takes no more
             raise RunError(f'{path}: could not be written, is the disk full? ({error}); the file that was there before is '
                            'intact') from error
 

@@ -8,6 +8,8 @@ from test_models import grid, image
 import models
 from engine.checkpoint import save_checkpoint
 from engine.tools.average import average
+from engine.tools.export import export
+from engine.tools.grow import grow
 from utils import UserError
 
 
@@ -34,11 +36,50 @@ def test_mean_of_three(tmp_path, tiny_msit):
     moved = 0
     for key, value in mean['model']['sd'].items():
         a, b, c = (state[key] for state in states)
-        expected = ((a.double() + b.double() + c.double()) / 3).to(a.dtype) if a.is_floating_point() else a
+        if key.endswith('running_var'):
+            expected = ((a.double().sqrt() + b.double().sqrt() + c.double().sqrt()) / 3).square().to(a.dtype)
+        else:
+            expected = ((a.double() + b.double() + c.double()) / 3).to(a.dtype) if a.is_floating_point() else a
         assert torch.equal(value, expected), key
         moved += not torch.equal(value, a)
     assert moved > 20
     assert models.load(tmp_path / 'mean.pth').training is False
+
+
+def test_batch_norm_by_hand(tmp_path, tiny_msit):
+    """Variances 4 and 16 belong to standard deviations 2 and 4: the mean is 3, its variance 9. Means 1 and 7 give 4."""
+    sources = [saved(tmp_path / f'{seed}.pth', tiny_msit, seed) for seed in (3, 4)]
+    for source, mean, variance, count in zip(sources, (1.0, 7.0), (4.0, 16.0), (5, 8)):
+        content = read(source)
+        content['model']['sd']['msno.sim.bn.running_mean'].fill_(mean)
+        content['model']['sd']['msno.sim.bn.running_var'].fill_(variance)
+        content['model']['sd']['msno.sim.bn.num_batches_tracked'].fill_(count)
+        torch.save(content, source)
+    average(sources, tmp_path / 'mean.pth')
+    state = read(tmp_path / 'mean.pth')['model']['sd']
+    assert state['msno.sim.bn.running_mean'].unique().tolist() == [4] and state['msno.sim.bn.num_batches_tracked'] == 5
+    torch.testing.assert_close(state['msno.sim.bn.running_var'], torch.full_like(state['msno.sim.bn.running_var'], 9))
+
+
+def test_statistics_are_those_of_the_averaged_layer():
+    """Why: runs whose values before the normalisation are 1 + 2z and 7 + 4z average to 4 + 3z, of mean 4 and variance 9."""
+    z = torch.randn(10 ** 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z = (z - z.mean()) / z.std()
+    mean = ((1 + 2 * z) + (7 + 4 * z)) / 2
+    assert mean.mean().item() == pytest.approx(4) and mean.var().item() == pytest.approx(9)
+
+
+def test_specs_that_mean_the_same_are_one_network(tmp_path, tiny_msit):
+    """Defaults may be written out, at any depth, and a whole number may stand for a real one."""
+    plain = saved(tmp_path / 'plain.pth', tiny_msit, 0)
+    written = copy.deepcopy(tiny_msit)
+    written['args'].update(attention='mssa', value_projections=1, cell_decode=True, reparam='none')
+    written['args']['encoder_spec']['args'].update(res_scale=1, scale=2)
+    average([plain, saved(tmp_path / 'written.pth', written, 1)], tmp_path / 'mean.pth')
+    assert read(tmp_path / 'mean.pth')['model']['args'] == tiny_msit['args']
+    written['args']['encoder_spec']['args']['res_scale'] = 0.5
+    with pytest.raises(UserError, match=r'scaled.pth: is another network'):
+        average([plain, saved(tmp_path / 'scaled.pth', written, 1)], tmp_path / 'mean.pth')
 
 
 def test_refusals(tmp_path, tiny_msit):
@@ -54,3 +95,24 @@ def test_refusals(tmp_path, tiny_msit):
     with pytest.raises(UserError, match=r'c.pth: .* another data_norm'):
         average([source, str(tmp_path / 'c.pth')], tmp_path / 'mean.pth')
     assert not (tmp_path / 'mean.pth').exists()
+
+
+@pytest.mark.parametrize(('target', 'told'), [
+    ('folder', 'is a folder'), ('folder.pth', 'is a folder'), ('mean', "has suffix ''"), ('mean.png', "has suffix '.png'"),
+    ('file/new/mean.pth', 'is a file and no folder')])
+@pytest.mark.parametrize('tool', ['average', 'export', 'grow'])
+def test_a_target_that_cannot_be_written_is_refused_before_the_work(tmp_path, tiny_msit, target, told, tool):
+    """The sources do not even exist: nothing has been read."""
+    for folder in ('folder', 'folder.pth'):
+        (tmp_path / folder).mkdir()
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError) as error:
+        if tool == 'average':
+            average(['a.pth', 'b.pth'], tmp_path / target)
+        elif tool == 'export':
+            export('a.pth', tmp_path / target)
+        else:
+            grow('a.pth', tiny_msit, tmp_path / target)
+    assert str(error.value).startswith(str(tmp_path / target)) and told in str(error.value)
+    assert '\n' not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['file', 'folder', 'folder.pth']

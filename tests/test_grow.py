@@ -67,8 +67,40 @@ def test_refused(tmp_path, tiny_msit):
     source, target = saved(tmp_path, tiny_msit), tmp_path / 'large.pth'
     rdn = copy.deepcopy(tiny_msit)
     rdn['args']['encoder_spec'] = {'name': 'rdn', 'args': {'G0': 8, 'RDNconfig': 'A', 'no_upsampling': True}}
-    for spec, message in ((deeper(tiny_msit, 1), 'has 1 residual blocks, the config 1; expected fewer'),
-                          (deeper(tiny_msit, 2, n_feats=12), 'of another shape'), (rdn, 'only EDSR encoders')):
+    fixed_scale = {'name': 'edsr-baseline', 'args': {'n_resblocks': 4, 'n_feats': 8, 'scale': 2}}
+    for spec, message in ((deeper(tiny_msit, 1), 'small.pth: its encoder has as many blocks'),
+                          (deeper(tiny_msit, 0), 'small.pth: has 1 residual blocks, the deeper encoder 0'),
+                          (deeper(tiny_msit, 2, n_feats=12), 'of another shape'), (rdn, 'RDN cannot be deepened'),
+                          (deeper(tiny_msit, 2, res_scale=0.5), 'small.pth: its network computes something else'),
+                          (fixed_scale, "'edsr-baseline' has no encoder to deepen"),
+                          ({'name': 'bicubic'}, "'bicubic' has no encoder to deepen")):
         with pytest.raises(UserError, match=message):
             grow(source, spec, target)
+    with pytest.raises(UserError, match=r'small.pth: its encoder computes something else'):
+        grow(source, deeper(tiny_msit, 1, res_scale=0.5), target, fresh_decoder=True)
     assert not target.exists()
+
+
+def test_a_file_without_an_encoder_is_refused(tmp_path, tiny_msit):
+    fixed_scale = {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 8, 'scale': 2}}
+    save_checkpoint(tmp_path / 'x2.pth', models.make(fixed_scale), fixed_scale)
+    for fresh_decoder in (False, True):
+        with pytest.raises(UserError, match=r'x2.pth: its model has no encoder to deepen'):
+            grow(tmp_path / 'x2.pth', deeper(tiny_msit, 4), tmp_path / 'large.pth', fresh_decoder)
+
+
+@pytest.mark.parametrize('no_upsampling', [True, False])
+def test_deepened_state(no_upsampling):
+    """Of the encoder by itself, also with its upsampling tail: the same image, and the given tensors unchanged."""
+    def encoder(blocks: int):
+        return models.make({'name': 'edsr-baseline', 'args': {'n_resblocks': blocks, 'n_feats': 4, 'res_scale': 0.5,
+                                                              'no_upsampling': no_upsampling}})
+    torch.manual_seed(0)
+    small, large = encoder(1), encoder(3)
+    given = {key: value.clone() for key, value in small.state_dict().items()}
+    state, added = large.deepened_state(given)
+    assert added == 2 and set(state) == set(large.state_dict())
+    assert set(given) == set(small.state_dict()) and all(torch.equal(small.state_dict()[key], given[key]) for key in given)
+    large.load_state_dict(state)
+    with torch.no_grad():
+        assert torch.equal(small.features(image(1, 9, 11)), large.features(image(1, 9, 11)))

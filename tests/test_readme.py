@@ -32,7 +32,7 @@ def chosen(script: str) -> list[str]:
 
 
 def test_every_command_is_covered():
-    scripts = ('demo.py', 'test.py', 'train.py', '-m engine.tools.export', '-m datasets.prepare')
+    scripts = ('demo.py', 'test.py', 'train.py', '-m engine.export', '-m datasets.prepare')
     covered = tuple(f'python {script}' for script in scripts)
     assert len(COMMANDS) >= 9 and [command for command in COMMANDS if not command.startswith(covered)] == []
 
@@ -80,7 +80,7 @@ def test_training_needs_only_the_data(tmp_path, command):
     assert re.fullmatch(rf'error: (-pretrain )?{missing}: no such [a-z ]+\n', done.stderr)
 
 
-@pytest.mark.parametrize('command', chosen('-m engine.tools.export'))
+@pytest.mark.parametrize('command', chosen('-m engine.export'))
 def test_export_needs_only_the_checkpoint(tmp_path, command):
     done = call(arguments(command), tmp_path)
     assert done.returncode == 2

@@ -47,6 +47,14 @@ class Encoder(SRModel):
         outer = region.grow(self.margin(halo))
         return region.of(self.features(outer.of(lr)), outer)
 
+    def deepened_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+        """The tensors of a shallower encoder of this kind, with identity blocks added (Net2Net, arXiv 1511.05641).
+
+        Returns: what this encoder loads to compute what the shallower one did, and the number of blocks added.
+        Raises: UserError when encoders of this kind cannot be deepened, or when `state` has more blocks than this one.
+        """
+        raise UserError(f'encoders of kind {type(self).__name__} cannot be deepened')
+
     def encode(self, lr: Tensor, region: Region | None = None) -> Upsampled:
         if self.fixed_scale is None:
             raise UserError('an encoder without its upsampling tail makes no image: set no_upsampling to false')

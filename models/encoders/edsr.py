@@ -4,10 +4,17 @@ Shapes: B batch, H×W the LR grid, F = n_feats.
 As in the LIIF family, the mean shift is left out (the model's normalisation replaces it). Parameter names are those of
 released checkpoints.
 """
+import re
+
+import torch
 from torch import Tensor, nn
 
 from common.registry import register
 from models.encoders.base import TAIL_REACH, Encoder, conv3x3, upsampling, upsampling_floats
+from utils import UserError
+
+_BLOCK = re.compile(r'^body\.\d+\.body\.')              # tensors of a residual block
+_AFTER_BLOCKS = re.compile(r'^body\.\d+\.(weight|bias)')  # the convolution after them
 
 
 class ResidualBlock(nn.Module):
@@ -52,3 +59,15 @@ class EDSR(Encoder):
         x = self.head(x)                                                             # (B, F, H, W)
         x = x + self.body(x)
         return self.tail(x)                                       # (B, F, H, W), or (B, 3, s·H, s·W) with the tail
+
+    def deepened_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+        """As `Encoder.deepened_state`. An added block is the identity: its second convolution is zero."""
+        blocks = len(self.body) - 1
+        known = len({match[0] for match in map(_BLOCK.match, state) if match})
+        if known > blocks:
+            raise UserError(f'has {known} residual blocks, the deeper encoder {blocks}; expected no more in the file')
+        deepened = {_AFTER_BLOCKS.sub(rf'body.{blocks}.\1', key): value for key, value in state.items()}
+        for number in range(known, blocks):
+            for key, value in self.body[number].state_dict().items():
+                deepened[f'body.{number}.{key}'] = torch.zeros_like(value) if key.startswith('body.2.') else value.clone()
+        return deepened, blocks - known
