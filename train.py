@@ -3,18 +3,18 @@
 On several GPUs: torchrun --nproc-per-node N train.py …, with the same options.
 """
 import logging
-import threading
 from pathlib import Path
 
 from common.cli import Parser, choose_device, run
 from engine.config import TRAIN_KEYS, load_config, named
 from engine.distributed import World, join
+from engine.training.folder import choose_resume
+from engine.training.record import quiet_writer_thread
 from engine.training.trainer import Trainer
-from utils import UserError
 
 
 def main() -> None:
-    with join() as world:
+    with quiet_writer_thread(), join() as world:
         train(world)
 
 
@@ -40,19 +40,6 @@ def train(world: World) -> None:
     trainer.train()
 
 
-def choose_resume(folder: Path, resume: str | None) -> Path | None:
-    """The checkpoint to continue from. An existing run is refused unless it is to be resumed."""
-    last = folder / 'epoch-last.pth'
-    if resume == 'auto':
-        return last if last.exists() else None
-    if resume is not None:
-        return Path(resume)
-    if last.exists():
-        raise UserError(f'{folder}: this run exists; continue it with -resume auto, or choose another -name')
-    return None
-
-
 if __name__ == '__main__':
     logging.getLogger('tensorboard').setLevel(logging.ERROR)
-    threading.excepthook = lambda failure: None  # TensorBoard's thread; what it fails at is raised again where it is used
     run(main)

@@ -4,10 +4,12 @@ A spec is checked as a whole before anything is built: unknown names, misspelt a
 the path of the key (`model.args.encoder_spec.args.n_feat`) and the nearest valid name. An argument whose name ends in
 `_spec` is itself a spec of the same registry.
 """
+import importlib
 import inspect
+import pkgutil
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from utils import UserError, nearest_name
 
@@ -97,6 +99,12 @@ class Registry:
             raise
         except (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError) as error:  # what wrong values cause
             raise SpecError(f"{path}.args: {self.kind} '{spec['name']}': {' '.join(str(error).split())}") from error
+
+
+def import_modules(package: str, path: Iterable[str]) -> None:
+    """Imports every module in a package's folder, so that each registers what it defines. Call with `__name__, __path__`."""
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f'{package}.{module.name}')
 
 
 def is_a(value: object, annotation: object) -> bool:

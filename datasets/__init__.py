@@ -1,11 +1,8 @@
 """Images → training samples and evaluation pairs. Two registries: `DATASETS` read images, `WRAPPERS` cut samples."""
-import importlib
-import pkgutil
-
+from common.registry import import_modules
 from datasets.registry import DATASETS, WRAPPERS
 
-for module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f'{__name__}.{module.name}')
+import_modules(__name__, __path__)
 
 __all__ = ['DATASETS', 'WRAPPERS', 'make']
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from lab import Lab, after_step, checkpoints_of, differences, hashes, one_error_line
+from lab import Lab, after_step, checkpoints_of, differences, hashes, one_error_line, scalars
 from launch import DEADLINE, Launcher
 
 import engine.checkpoint
@@ -60,6 +60,70 @@ def test_kill_amid_writing_a_checkpoint(lab, launcher):
     assert launcher.run(job(lab, 'run')) == 0
     assert not list(lab.save('run').glob('.*'))
     assert differences(lab.loaded('whole'), lab.loaded('run')) == []
+
+
+# killed before the first epoch-last.pth
+
+EARLY = '''
+import os, signal
+from engine.training.trainer import Trainer
+original, done = Trainer.train_step, []
+
+def step(trainer, sample):
+    done.append(original(trainer, sample))
+    if len(done) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done[-1]
+Trainer.train_step = step
+run(train.main)
+'''
+
+
+@posix
+@pytest.mark.parametrize('stage', [1, 2])
+def test_killed_before_the_first_checkpoint(lab, launcher, stage):
+    """The folder is refused, unchanged, unless -resume auto starts the run afresh: then it is an undisturbed one."""
+    options = []
+    if stage == 2:
+        assert lab.train('first', epoch_max=1).status == 0
+        options = ['-pretrain', lab.save('first', 'epoch-last.pth')]
+        lab.config['model']['args']['reparam'] = 'rim'
+    lab.write_config()
+    killed = job(lab, 'run', EARLY)
+    assert launcher.run({**killed, 'arguments': [*killed['arguments'], *map(str, options)]}) == -signal.SIGKILL
+    assert {file.name for file in lab.save('run').glob('*.pth')} == ({'epoch-best.pth'} if stage == 2 else set())
+
+    before = hashes(lab.save('run'))
+    done = lab.train('run', *options)
+    assert done.status == 2 and one_error_line(done, 'save/run: a run began here', '-resume auto', '-name')
+    assert hashes(lab.save('run')) == before
+
+    assert lab.train('run', '-resume', 'auto', *options).status == 0
+    assert lab.train('whole', *options).status == 0
+    for file in ('epoch-last.pth', 'epoch-best.pth'):
+        assert differences(lab.loaded('whole', file), lab.loaded('run', file)) == []
+    assert scalars(lab.save('run')) == scalars(lab.save('whole'))
+
+
+@pytest.mark.parametrize('resume', [(), ('-resume', 'auto')], ids=['plain', 'auto'])
+def test_trained_checkpoints_without_the_last_are_never_overwritten(lab, resume):
+    """Someone removed epoch-last.pth: the run continues from a named file only."""
+    assert lab.train('run', epoch_save=None).status == 0
+    lab.save('run', 'epoch-last.pth').unlink()
+    before = hashes(lab.save('run'))
+    done = lab.train('run', *resume)
+    assert done.status == 2 and one_error_line(done, 'save/run: holds epoch-best.pth but no epoch-last.pth', '-resume FILE')
+    assert hashes(lab.save('run')) == before
+    assert lab.train('run', '-resume', lab.save('run', 'epoch-best.pth'), epoch_max=3).status == 0
+
+
+def test_a_folder_without_a_run_is_used(lab):
+    """A place for the output of a batch system, or for a config."""
+    lab.save('run').mkdir(parents=True)
+    lab.save('run', 'config.yaml').write_text('of another program')
+    lab.save('run', 'out.txt').write_text('job 7')
+    assert lab.train('run', epoch_max=1).status == 0
+    assert lab.save('run', 'out.txt').read_text() == 'job 7'
 
 
 def wait_for_saves(lab: Lab, file: Path, count: int) -> None:

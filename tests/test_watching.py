@@ -3,6 +3,7 @@ import io
 import math
 import platform
 import subprocess
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ import torch
 import yaml
 from lab import BATCHES, after_step, differences, events_of, one_error_line, scalars
 from PIL import Image
+from tensorboard.summary.writer import record_writer
 
 import engine.training.record
 import models
 from datasets.evaluation import Pair
 from engine.training.health import dead_share, watch_relus
-from engine.training.record import Pace, Record, git_revision, triptych, versions
+from engine.training.record import Pace, Record, git_revision, quiet_writer_thread, triptych, versions
 from engine.training.trainer import Trainer
+from utils import RunError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -231,3 +234,34 @@ def test_devices_other_than_the_cpu_are_looked_at_every_ten_batches(lab):
     assert [batch for batch in range(1, 31) if trainer.looked_at(batch)] == list(range(1, 31))
     trainer.device = torch.device('cuda')
     assert [batch for batch in range(1, 31) if trainer.looked_at(batch)] == [10, 20, 30]
+
+
+# threads that fail
+
+def test_only_the_writer_of_the_curves_fails_quietly(tmp_path, monkeypatch):
+    """Its OSError, which `Record` reports; any other failure reaches the hook that was there, also afterwards."""
+    seen = []
+
+    def hook(failure):
+        seen.append(str(failure.exc_value))
+    monkeypatch.setattr(threading, 'excepthook', hook)
+
+    def fails(error):
+        def action(*arguments):
+            raise error
+        return action
+
+    def fail_in_thread(message: str) -> None:
+        thread = threading.Thread(target=fails(OSError(message)))
+        thread.start()
+        thread.join()
+    with quiet_writer_thread():
+        fail_in_thread('of another thread')
+        for error, raised in ((OSError('of the disk'), RunError), (ValueError('of a bug'), ValueError)):
+            monkeypatch.setattr(record_writer.RecordWriter, 'write', fails(error))
+            with pytest.raises(raised, match='could not be written' if raised is RunError else 'of a bug'):
+                record = Record(tmp_path)
+                record.flush()
+    assert threading.excepthook is hook
+    fail_in_thread('afterwards')
+    assert seen == ['of another thread', 'of a bug', 'afterwards']

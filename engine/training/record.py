@@ -2,12 +2,14 @@
 import contextlib
 import platform
 import subprocess
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -25,12 +27,13 @@ class Record:
     Args:
         folder: of the run; must exist.
         active: False makes every method do nothing: of several processes only one writes.
-        purge_step: curves that an earlier part of the run wrote from this step on are dropped; None keeps all.
+        purge_step: curves that were written into this folder from this step on, before the run was stopped, are dropped.
     """
 
-    def __init__(self, folder: Path, active: bool = True, purge_step: int | None = None):
+    def __init__(self, folder: Path, active: bool = True, purge_step: int = 0):
         self.folder = folder
-        self.writer = SummaryWriter(folder / 'tensorboard', purge_step=purge_step) if active else None
+        with self.writing('tensorboard'):
+            self.writer = SummaryWriter(folder / 'tensorboard', purge_step=purge_step) if active else None
 
     def log(self, line: str) -> None:
         """One line to the screen and to log.txt."""
@@ -78,6 +81,26 @@ class Record:
         except OSError as error:
             raise RunError(f'{self.folder / name}: could not be written, is the disk full? ({error.strerror or error}); the '
                            'checkpoints are intact, continue with -resume auto') from error
+
+
+@contextlib.contextmanager
+def quiet_writer_thread() -> Iterator[None]:
+    """Keeps TensorBoard's writer thread from printing a traceback when it cannot write.
+
+    The same OSError is raised again in `Record`, which reports it. Failures of all other threads, and other failures of this
+    one, go to the hook that was there before.
+    """
+    previous = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        writer = type(failure.thread).__module__ == event_file_writer.__name__
+        if not (writer and issubclass(failure.exc_type, OSError)):
+            previous(failure)
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
 
 
 class Pace:

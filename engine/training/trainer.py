@@ -74,7 +74,7 @@ class Trainer:
             folder.mkdir(parents=True, exist_ok=True)
             remove_partial(folder)
             write_text(folder / 'config.yaml', yaml.safe_dump(config, sort_keys=False))
-        self.record = Record(folder, world.main, self.global_batch + 1 if checkpoint else None)
+        self.record = Record(folder, world.main, self.global_batch + bool(checkpoint))
         self.record.text('versions', versions(device))
         self.record.text('config', plain(config))
         if checkpoint:
