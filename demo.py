@@ -42,6 +42,7 @@ def main() -> None:
                   help='LR pixels that the encoder looks at around each part of an image too large for the memory; fewer '
                        'than it can see save time, and the error is measured (default: all, no error)')
     parser.device_options()
+    parser.kernels_option()
     options = parser.parse_args()
 
     source = Path(options.input)
@@ -49,7 +50,7 @@ def main() -> None:
     if options.halo is not None and options.halo < 0:
         raise UserError(f'-halo {options.halo}: expected a number of pixels, 0 or more')
     jobs = plan(source, options.output)
-    model = models.load(options.model, choose_device(options))
+    model = models.load(options.model, choose_device(options)).use_kernels(not options.no_kernels)
     broken = 0
     for job in tqdm(jobs, 'upscaling', disable=None if len(jobs) > 1 else True, leave=False):
         try:

@@ -26,6 +26,7 @@ def main() -> None:
                                                            'measures everything anew')
     parser.memory_option()
     parser.device_options()
+    parser.kernels_option()
     options = parser.parse_args()
 
     device = choose_device(options)
@@ -38,7 +39,8 @@ def main() -> None:
     suite = read_suite(file, data, options.model) if paper else plain_suite(options.config, data, options.model)
     single = not paper and len(options.model) == 1
     measured = Run(suite, device, name=options.name if single else None, save_images=options.save_images,
-                   memory=options.memory, fresh=options.fresh, count_macs='macs' in options.columns)
+                   memory=options.memory, kernels=not options.no_kernels, fresh=options.fresh,
+                   count_macs='macs' in options.columns)
     measured.measure()
     if single:
         print(format_table(measured.rows()))

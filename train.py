@@ -27,9 +27,12 @@ def train(world: World) -> None:
     parser.option('pretrain', metavar='FILE', help='the stage-1 checkpoint that this stage starts from')
     parser.option('data', default='data', metavar='DIR', help='root of the relative paths in the config (default: data)')
     parser.device_options()
+    parser.kernels_option()
     options = parser.parse_args()
 
     config = load_config(options.config, TRAIN_KEYS)
+    if options.no_kernels:
+        config['fused'] = False
     folder = Path('save') / (options.name or Path(options.config).stem)
     device = choose_device(options, world.local_rank, config.get('tf32', False))
     world.connect(device)

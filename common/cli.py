@@ -21,6 +21,9 @@ class Parser(argparse.ArgumentParser):
         self.option('device', metavar='NAME', help="'cpu', 'cuda' or 'cuda:N'; default: the first GPU, else the CPU")
         self.option('gpu', type=int, metavar='N', help='the GPU to use')
 
+    def kernels_option(self) -> None:
+        self.option('no-kernels', action='store_true', help="plain PyTorch in the place of this project's GPU kernels")
+
     def memory_option(self) -> None:
         self.option('memory', type=parse_memory, metavar='SIZE',
                     help='memory for upscaling, such as 2G or 500M (default: a modest share of what is free); '

@@ -68,6 +68,7 @@ TRAIN_KEYS = {
     'tf32': Key(bool),
     'channels_last': Key(bool),
     'compile': Key(bool),
+    'fused': Key(bool),
     'epoch_max': Key(int, True, 1),
     'epoch_val': Key(int, minimum=1),
     'epoch_save': Key(int, minimum=1),

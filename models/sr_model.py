@@ -122,6 +122,20 @@ class SRModel(nn.Module):
         """Names of the tensors that start afresh when training starts from an earlier stage's `state`, which lacks them."""
         return [f'{path}.{name}' for path, module in self.named_modules() for name in getattr(module, 'stage_tensors', ())]
 
+    def use_kernels(self, on: bool, dtype: torch.dtype = torch.float32) -> 'SRModel':
+        """Lets the modules that have GPU kernels use them, as they do unasked, or not; returns the model.
+
+        Kernels are checked before their first use, which `torch.compile` must not trace: whoever compiles a model calls this
+        first, with the model on its device.
+
+        Args:
+            dtype: of the feature maps: that of the parameters, or autocast's.
+        """
+        for path, module in self.named_modules():
+            if path and hasattr(module, 'use_kernels'):
+                module.use_kernels(on, dtype)
+        return self
+
     # what every model offers
 
     @property

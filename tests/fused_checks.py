@@ -13,22 +13,13 @@ from torch import Tensor
 import models
 from common.coords import make_cell
 from models.msit import fused, kernels
+from models.msit.fused import Case
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 DEVICE = 'cpu' if INTERPRETED else 'cuda'
 # of the largest number of a result: a 16-bit result is rounded once, and sums of rounded terms hide a little more
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2 ** -9, torch.bfloat16: 2 ** -6}
 HALVES = (torch.float16, torch.bfloat16)
-
-
-class Case(NamedTuple):
-    queries: int
-    rows: int
-    channels: int
-    heads: int
-    keys: int
-    hidden: int
-
 
 CASES = [
     Case(queries=66, rows=40, channels=8, heads=2, keys=9, hidden=16),
@@ -138,6 +129,13 @@ def test_float32(case):
 @pytest.mark.parametrize('dtype', HALVES)
 def test_16_bit(dtype):
     assert_right(make_inputs(SMALL, dtype))
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+def test_they_pass_the_check_before_their_first_use(dtype, monkeypatch):
+    if INTERPRETED:  # the paper's sizes would take minutes
+        monkeypatch.setattr(fused, 'CASE', SMALL)
+    assert fused.failure(torch.zeros(0, device=DEVICE).device, dtype) is None
 
 
 def test_tiles_for_large_memory(monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from models.msit import fused
+from models.msit.fused import Case
 
 if not torch.cuda.is_available() or os.environ.get('TRITON_INTERPRET') == '1':
     pytest.skip('needs a CUDA GPU', allow_module_level=True)
@@ -12,7 +13,7 @@ if not fused.available(torch.zeros(1, device='cuda')):
     pytest.skip('needs Triton and a GPU of compute capability 8.0', allow_module_level=True)
 
 from fused_checks import *  # noqa: F403
-from fused_checks import DEVICE, TOLERANCE, Case, assert_near, assert_right, defined_results, make_inputs
+from fused_checks import DEVICE, TOLERANCE, assert_near, assert_right, defined_results, make_inputs
 
 import models
 from common.coords import make_cell

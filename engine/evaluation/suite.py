@@ -255,14 +255,17 @@ class Run:
         root: folder of the models' folders of results.
         save_images: keep the images; nothing that is kept is then reused.
         memory: see `SRModel.upscale`.
+        kernels: see `SRModel.use_kernels`.
         fresh: forget what is kept.
         count_macs: count the multiply-adds of each model.
     Raises: UserError where something is missing that the suite does not show as absent.
     """
 
     def __init__(self, suite: Suite, device: torch.device, *, name: str | None = None, root: Path = Path('test'),
-                 save_images: bool = False, memory: int | None = None, fresh: bool = False, count_macs: bool = False):
-        self.suite, self.device, self.root, self.save_images, self.memory = suite, device, root, save_images, memory
+                 save_images: bool = False, memory: int | None = None, kernels: bool = True, fresh: bool = False,
+                 count_macs: bool = False):
+        self.suite, self.device, self.root, self.save_images = suite, device, root, save_images
+        self.memory, self.kernels = memory, kernels
         self.absent: dict[str, str] = {}                # by file: why it cannot be used
         self.failed: dict[tuple[str, str, float], str] = {}   # by file, set and scale: why it was not measured
         self.results: dict[str, Results] = {}
@@ -309,7 +312,7 @@ class Run:
                 bar.set_description(f'{candidate.name} {each.name} ×{scale:g}')
                 try:
                     if opened != file:
-                        opened, model = file, models.load(file, self.device)
+                        opened, model = file, models.load(file, self.device).use_kernels(self.kernels)
                     self.results[file].add(self.measure_cell(model, candidate, each.dataset, scale, bar.update))
                 except UserError as error:
                     if not self.suite.tolerant:

@@ -103,6 +103,7 @@ class Trainer:
         self.rate = SCHEDULES.make(config.get('lr_schedule', {'name': 'constant'}), 'lr_schedule')
         self.dtype = DTYPES[config.get('precision', 'float32')]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.model.use_kernels(config.get('fused', True), self.dtype)
         self.network = world.wrap(self.model)  # what a step calls; checkpoints and validation know the model alone
         if config.get('compile'):
             self.network = compiled(self.network)

@@ -21,11 +21,18 @@ time and stay in the L2 cache. Arithmetic is their floor then: 1.43 · 10¹² op
 989 · 10¹² a second in bfloat16, and 21 ms at 67 · 10¹² in float32 (A100: 4.6 and 74 ms). These are counts and data-sheet
 peaks: nothing was timed on a GPU, and the 1.8 · 10⁹ atomic additions come on top.
 
+Before their first use, `usable` compares the kernels with plain PyTorch on a small case, once per device and type. If they
+cannot be compiled, or differ, they are off from then on, and one line says so.
+
 Both are custom operators rather than `autograd.Function`s: a compiled model calls them as they are, by their registered
 result shapes and gradients, and has no launch of a kernel to trace.
 
 Shapes: N queries, or (B, Q) of them, R rows of the maps, C channels of h heads, K² keys of a query, M width of the layer.
 """
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -35,12 +42,112 @@ except ImportError:  # no Triton, or no C compiler for it
     kernels = None
 
 
+class Case(NamedTuple):
+    """Sizes of a check: N, R, C, h, K², M."""
+    queries: int
+    rows: int
+    channels: int
+    heads: int
+    keys: int
+    hidden: int
+
+
+CASE = Case(queries=130, rows=90, channels=256, heads=8, keys=49, hidden=256)  # the paper's sizes, few queries
+# of the largest number of a result; a kernel that is wrong is further off by far
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2 ** -7, torch.bfloat16: 2 ** -4}
+TF32_TOLERANCE = 2 ** -7
+NAMES = ('products', 'hidden', 'gradient of query', 'gradient of keys', 'gradient of attention', 'gradient of values',
+         'gradient of weight')
+
+# what `usable` found in this process; a failure turns the kernels off for every device and type
+checked: dict[tuple[torch.device, torch.dtype], bool] = {}
+
+
 def available(x: Tensor) -> bool:
     """Whether the kernels run on tensors like x. Not with deterministic algorithms: they add gradients in any order."""
-    return (kernels is not None and x.is_cuda and torch.version.hip is None
-            and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
-            and torch.cuda.get_device_properties(x.device).major >= 8
-            and not torch.are_deterministic_algorithms_enabled())
+    return not torch.are_deterministic_algorithms_enabled() and usable(x.device, x.dtype)
+
+
+def usable(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels can be used on a device for maps of a type, and gave right results there.
+
+    The first question for a device and type runs the check, except while torch.compile traces: until a check has passed, the
+    answer is no there. Whoever compiles a model asks first.
+    """
+    if not supported(device, dtype) or False in checked.values():
+        return False
+    if (device, dtype) not in checked:
+        if torch.compiler.is_compiling():
+            return False
+        reason = failure(device, dtype)
+        checked[device, dtype] = reason is None
+        if reason is not None:
+            logging.getLogger(__name__).warning(
+                "MSSA's GPU kernels are off, plain PyTorch takes their place: on %s in %s, %s", device, dtype, reason)
+    return checked[device, dtype]
+
+
+def supported(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels are made for a device and a type of maps."""
+    return (kernels is not None and device.type == 'cuda' and torch.version.hip is None
+            and dtype in TOLERANCE and torch.cuda.get_device_properties(device).major >= 8)
+
+
+def failure(device: torch.device, dtype: torch.dtype) -> str | None:
+    """What is wrong with the kernels on a device for maps of a type: results and gradients of CASE; None if nothing is.
+
+    The numbers come from a generator of its own: the run's random numbers stay what they are.
+    """
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            inputs, rows, grads = example(CASE, device, dtype)
+            expected = results(plain_results, inputs, rows, grads, torch.float64)
+            actual = results(fused_results, inputs, rows, grads, None)
+        tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+        tolerance = TF32_TOLERANCE if tf32 else TOLERANCE[dtype]
+        for name, a, e in zip(NAMES, actual, expected, strict=True):
+            error = ((a.double() - e).abs().max() / e.abs().max()).item()
+            if not error <= tolerance:  # nor NaN
+                return f'{name} differs from plain PyTorch by {error:.2g} of the largest, expected at most {tolerance:.2g}'
+    except Exception as error:  # whatever a compiler, a driver or a GPU makes of them
+        return ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
+    return None
+
+
+def example(case: Case, device: torch.device, dtype: torch.dtype) -> tuple[list[Tensor], Tensor, tuple[Tensor, Tensor]]:
+    """Noise: query, keys, attention, values, weight; rows; and gradients of the products and hidden units."""
+    n, r, c, h, k, m = case
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int, to: torch.dtype = dtype) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, to)
+
+    inputs = [noise(n, c), noise(r, c), noise(n, k, h, to=torch.float32).softmax(1), noise(r, c), noise(m, k * c)]
+    rows = torch.randint(r, (n, k), generator=generator).to(device)
+    return inputs, rows, (noise(n, k, h, to=torch.float32), noise(n, m))
+
+
+def results(compute: Callable[..., tuple[Tensor, Tensor]], inputs: list[Tensor], rows: Tensor, grads: tuple[Tensor, Tensor],
+            dtype: torch.dtype | None) -> list[Tensor]:
+    """Products, hidden units, and the gradients of the five inputs; computed in `dtype`, or in the types they have."""
+    leaves = [tensor.detach().to(dtype or tensor.dtype).requires_grad_() for tensor in inputs]
+    outputs = compute(*leaves, rows)
+    gradients = torch.autograd.grad(outputs, leaves, [grad.to(dtype or grad.dtype) for grad in grads])
+    return [*(output.detach() for output in outputs), *gradients]
+
+
+def fused_results(query: Tensor, keys: Tensor, attention: Tensor, values: Tensor, weight: Tensor,
+                  rows: Tensor) -> tuple[Tensor, Tensor]:
+    return products_op(query, keys, rows, attention.shape[2]), first_layer_op(attention, values, rows, weight)
+
+
+def plain_results(query: Tensor, keys: Tensor, attention: Tensor, values: Tensor, weight: Tensor,
+                  rows: Tensor) -> tuple[Tensor, Tensor]:
+    """As `mssa.py` computes them."""
+    heads = attention.shape[2]
+    near_keys, near_values = (source[rows].unflatten(2, (heads, -1)) for source in (keys, values))   # (N, K², h, d)
+    products = (query.unflatten(1, (heads, -1)).unsqueeze(1) * near_keys).sum(-1)                    # (N, K², h)
+    return products, (attention.unsqueeze(-1) * near_values).flatten(1) @ weight.T
 
 
 def query_key_products(query: Tensor, keys: Tensor, rows: Tensor, heads: int) -> Tensor:

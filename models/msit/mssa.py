@@ -69,6 +69,7 @@ class LocalAttention(nn.Module):
         if radius < 0:
             raise ValueError(f'the window radius is {radius}, expected 0 or more')
         self.heads, self.radius = heads, radius
+        self.fused = True  # by the GPU kernels, where they can be used
         self.padding = max(radius, 1)  # bilinear samples read one pixel beyond the border
         self.position_bias, self.query_map, self.key_map, self.value_map = position_bias, query_map, key_map, value_map
 
@@ -76,6 +77,12 @@ class LocalAttention(nn.Module):
     def reach(self) -> int:
         """How far from a query's nearest pixel Z'' is read, in pixels."""
         return self.padding + largest_radius(self)
+
+    def use_kernels(self, on: bool, dtype: torch.dtype) -> None:
+        """See `SRModel.use_kernels`."""
+        self.fused = on
+        if on:
+            fused.usable(next(self.parameters()).device, dtype)
 
     def maps(self, z: Tensor, region: Region | None = None) -> Maps:
         """Z'' (B, C, H, W) of a region, or of the whole image, → the maps that queries read."""
@@ -105,7 +112,7 @@ class LocalAttention(nn.Module):
         Args:
             shared: (B, S) further inputs of the decoder that all queries of an image share, or None.
         """
-        if not fused.available(maps.values):
+        if not (self.fused and fused.available(maps.values)):
             return imnet(self(maps, coord), shared)
         rows, attention = self.attend(maps, coord)                                   # (B, Q, K²), (B, Q, K², h)
         weight, offset = imnet.first_layer(attention.shape[2] * maps.values.shape[1], shared)
@@ -122,7 +129,7 @@ class LocalAttention(nn.Module):
         window = pixel_offsets(self.radius, coord.device)                            # (K², 2)
         image = torch.arange(len(coord), device=coord.device).view(-1, 1, 1)
         rows = self.row_index(region, image, index_y.unsqueeze(2) + window[:, 0], index_x.unsqueeze(2) + window[:, 1])
-        if fused.available(maps.keys):
+        if self.fused and fused.available(maps.keys):
             products = fused.query_key_products(self.sample_queries(maps, coord), maps.keys, rows, self.heads)
         else:
             keys = F.embedding(rows, maps.keys).unflatten(3, (self.heads, -1))       # (B, Q, K², h, d)
