@@ -3,9 +3,10 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.parallel import in_parallel
 from datasets.registry import DATASETS
 from datasets.store import Store
-from imaging.reading import in_parallel, list_images, read_rgb, read_size
+from imaging import list_images, read_rgb, read_size
 from utils import UserError
 
 CACHES = ('none', 'in_memory', 'mapped')
@@ -45,7 +46,7 @@ class ImageFolder:
             store = Store(images=self.files, data_root=Path(data_root), folder=Path(data_root) / cache_path)
             self.decoded, self.sizes = store, store.sizes
         elif cache == 'in_memory':
-            self.decoded = in_parallel(read_rgb, self.files, 'decoding')
+            self.decoded = list(in_parallel(read_rgb, self.files, 'decoding'))
             self.sizes = [image.shape[:2] for image in self.decoded]
         else:
             self.decoded = None

@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imaging.reading import in_parallel, read_rgb, read_size
+from datasets.parallel import in_parallel
+from imaging import read_rgb, read_size
 from utils import RunError, UserError, atomic_path
 
-VERSION = 1  # of the pixels: to be raised when `read_rgb` gives others
+VERSION = 2  # of the pixels: to be raised when `read_rgb` gives others
 ENTRY = re.compile(r'(?P<image>.+)\.v\d+-\d+--?\d+')  # stem of an entry's name
 ABANDONED = 3600  # seconds after which a temporary file belongs to no process that still writes it
 ADVICE = "make room there, name another folder as cache_path, or set 'cache: none'"

@@ -1,17 +1,19 @@
-"""Reading and listing images: whatever the file holds, 8-bit RGB comes out."""
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+"""Reading and listing images: whatever the file holds, 8 bits per channel come out."""
+import contextlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from imaging.sixteen import to_8_bits
 from utils import UserError
 
 SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm'}
-Image.MAX_IMAGE_PIXELS = None  # images of any size are welcome here
-ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
+# Pillow finds the format by the content, whatever the suffix: an EPS file, say, would start Ghostscript
+_FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'PPM')
+_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -26,25 +28,21 @@ def list_images(folder: str | Path) -> list[Path]:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """An image, fully decoded, upright. Raises UserError when it is missing, no image, or cut short."""
+    """An image, decoded, upright, 16 bits rounded to 8. Raises UserError when it is missing, no image, or cut short."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f'{path}: no such image file')
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
+        with _any_size(), _open(path) as image:
+            return ImageOps.exif_transpose(to_8_bits(image, lambda: _open(path)))
     except (UnidentifiedImageError, SyntaxError) as error:
         raise UserError(f'{path}: not an image that can be read') from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, KeyError) as error:  # the last for layouts that Pillow does not know
         raise UserError(f'{path}: damaged or unreadable image ({" ".join(str(error).split())})') from error
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8. Grey becomes three equal channels, 16 bits are rounded to 8, transparency is dropped."""
-    if image.mode.startswith('I'):
-        grey = np.asarray(image).astype(np.float64)
-        grey = np.rint(np.clip(grey / 257, 0, 255)).astype(np.uint8)                 # 65535 / 257 = 255
-        return np.repeat(grey[:, :, None], 3, 2)
+    """(H, W, 3) uint8 of an image of `open_image`. Grey becomes three equal channels, transparency is dropped."""
     return np.array(image.convert('RGB'))
 
 
@@ -54,22 +52,46 @@ def read_rgb(path: str | Path) -> np.ndarray:
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) from the file's header, without decoding the image."""
+    """(height, width) of the upright image, from the file's header: the image is not decoded."""
     try:
-        with Image.open(path) as image:
+        with _any_size(), _open(path) as image:
             size = image.size
-            exif = Image.Image.getexif(image)  # PNG's own getexif would decode the whole image to look behind it
-        if exif.get(ORIENTATION, 1) >= 5:
+            exif = Image.Image.getexif(image)  # PNG's own getexif decodes the whole image, because EXIF may come after it
+        if exif.get(_ORIENTATION, 1) >= 5:
             size = open_image(path).size  # formats differ in whether their header's size is that of the upright image
         return size[::-1]
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f'{path}: not an image that can be read') from error
 
 
-def in_parallel(function: Callable, items: list, label: str) -> list:
-    """[function(item) for item in items] on all cores, with a progress bar. The first error ends it.
+@contextlib.contextmanager
+def _open(path: str | Path) -> Iterator[ImageFile.ImageFile]:
+    """Pillow's image of a file, not decoded yet.
 
-    Threads do: Pillow decodes, and files are written, without holding the interpreter's lock.
+    Pillow gets an open file and not the path: it would map an uncompressed file into memory, and then loses the orientation
+    of TIFF images.
     """
-    with ThreadPoolExecutor() as pool:
-        return list(tqdm(pool.map(function, items), label, total=len(items), disable=None, leave=False))
+    with open(path, 'rb') as file, Image.open(file, formats=_FORMATS) as image:
+        yield image
+
+
+_readers = 0  # threads within `_any_size`
+_limit: int | None = None  # Pillow's, while there are any
+_counting = threading.Lock()
+
+
+@contextlib.contextmanager
+def _any_size() -> Iterator[None]:
+    """Lifts Pillow's limit on the pixels of an image, a setting of the whole process, for as long as any thread reads."""
+    global _readers, _limit
+    with _counting:
+        if _readers == 0:
+            _limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _counting:
+            _readers -= 1
+            if _readers == 0:
+                Image.MAX_IMAGE_PIXELS = _limit

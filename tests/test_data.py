@@ -13,7 +13,7 @@ from datasets.evaluation import Evaluation
 from datasets.image_folder import ImageFolder, PairedImageFolders
 from datasets.paired import Paired
 from datasets.sampling import Draw, DrawSampler
-from imaging.reading import read_rgb, read_size
+from imaging import read_rgb, read_size
 from utils import UserError
 
 

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from common.cli import run
+from datasets import parallel
 from datasets.prepare import check, download, sources, unpack
 from datasets.prepare.__main__ import main
 from datasets.prepare.sources import Folder, Source
@@ -680,7 +681,7 @@ def test_an_interrupted_check_does_not_decode_the_rest(monkeypatch):
             gate.wait()
         decoded.append(file)
 
-    monkeypatch.setattr(check, 'ThreadPoolExecutor', Pool)
+    monkeypatch.setattr(parallel, 'ThreadPoolExecutor', Pool)
     monkeypatch.setattr(check, 'decode', decode)
     checking = check.decode_all(range(200), 'title')
     next(checking)

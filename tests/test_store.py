@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 import benchmarks.data
 import datasets
+import datasets.parallel
 import datasets.store
-import imaging.reading
 import utils
 from common.cli import run
 from common.registry import SpecError
@@ -28,7 +28,7 @@ from datasets.image_folder import ImageFolder, PairedImageFolders
 from datasets.paired import Paired
 from datasets.sampling import DrawSampler
 from engine.config import TRAIN_KEYS, load_config
-from imaging.reading import read_rgb
+from imaging import read_rgb
 from utils import RunError, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -326,7 +326,7 @@ def test_a_killed_build_continues(root, decoded, monkeypatch):
                 os.kill(os.getpid(), signal.SIGKILL)
             renamed.append(replace(source, target))
         monkeypatch.setattr(utils.os, 'replace', until_the_third)
-        monkeypatch.setattr(imaging.reading, 'ThreadPoolExecutor', OneThread)
+        monkeypatch.setattr(datasets.parallel, 'ThreadPoolExecutor', OneThread)
         mapped(root)
     assert in_processes(1, kill) == [-signal.SIGKILL]
     left, = (file for file in (root / 'decoded/HR').iterdir() if file.name.startswith('.'))

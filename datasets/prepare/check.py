@@ -1,13 +1,11 @@
 """Whether a data set's folders are what they should be: number and names of images, sizes, and every one readable."""
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
+from datasets.parallel import in_parallel
 from datasets.prepare.sources import Folder
-from imaging.reading import list_images, open_image
+from imaging import list_images, open_image
 from utils import UserError
 
 NAMED = 3  # files that a line names before it says how many more there are
@@ -46,9 +44,7 @@ def check(folders: Sequence[Folder], root: Path, title: str) -> list[str]:
 
 def decode_all(files: Sequence[Path], title: str) -> Iterator[tuple[Path, tuple[int, int] | str]]:
     """(file, its (height, width) or else what is wrong with it) for every file."""
-    # threads do: Pillow decodes without holding the interpreter's lock; left early, `map` cancels what none has begun
-    with ThreadPoolExecutor() as pool:
-        yield from zip(files, tqdm(pool.map(decode, files), f'checking {title}', len(files), disable=None, leave=False))
+    yield from zip(files, in_parallel(decode, files, f'checking {title}'))
 
 
 def decode(file: Path) -> tuple[int, int] | str:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from datasets.prepare.disk import writing
 from datasets.prepare.sources import Folder
-from imaging.reading import SUFFIXES
+from imaging import SUFFIXES
 from utils import UserError
 
 CHUNK = 2 ** 20  # bytes read at a time
