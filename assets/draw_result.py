@@ -1,4 +1,4 @@
-"""Draws assets/result.png: details of the bundled sample at ×4 by bicubic and by a model, beside the original drawing.
+"""Draws assets/result.png: details of the bundled sample at ×4 by bicubic and by a model, beside the original.
 
     python assets/draw_result.py [-model MSIT-S]
 """
@@ -11,11 +11,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the project is not installed
 
 import models  # noqa: E402
-from assets.draw_sample import draw_scene  # noqa: E402
 from common.arrays import to_tensor  # noqa: E402
 from common.cli import Parser, run  # noqa: E402
-from imaging.reading import read_rgb  # noqa: E402
-from imaging.writing import save_image, to_image  # noqa: E402
+from imaging import open_image, read_rgb, save_image, to_image  # noqa: E402
 
 DETAILS = ((490, 226, 670, 326), (584, 84, 764, 184))  # left, top, right, bottom in the original: the sails, the lighthouse
 ZOOM, GAP, CAPTION = 2, 6, 26
@@ -25,7 +23,7 @@ def main() -> None:
     parser = Parser(description='Draws assets/result.png.')
     parser.option('model', default='MSIT-S', metavar='FILE', help='the model to show')
     options = parser.parse_args()
-    original = draw_scene()
+    original = open_image(HERE / 'harbour_original.png').convert('RGB')
     lr = to_tensor(read_rgb(HERE / 'harbour.png')).unsqueeze(0)                      # (1, 3, H, W)
     columns = {
         'low resolution': to_image(lr[0]).resize(original.size, Image.Resampling.NEAREST),

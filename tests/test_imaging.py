@@ -213,3 +213,11 @@ def test_the_public_face():
     assert imaging.__all__ == ['SUFFIXES', 'list_images', 'open_image', 'read_rgb', 'read_size', 'save_image', 'to_image',
                                'to_rgb']
     assert all(hasattr(imaging, name) for name in imaging.__all__)
+
+
+def test_the_bundled_sample_is_its_original_by_a_quarter():
+    assets = Path(__file__).resolve().parent.parent / 'assets'
+    original = open_image(assets / 'harbour_original.png')
+    assert original.size == (768, 512)
+    quarter = np.asarray(original.resize((192, 128), Image.Resampling.BICUBIC))
+    assert np.array_equal(read_rgb(assets / 'harbour.png'), quarter)
