@@ -39,7 +39,8 @@ def train(world: World) -> None:
     resume = world.broadcast(choose_resume(folder, options.resume) if world.main else None)
     pretrain = Path(options.pretrain) if options.pretrain else None
     with named(options.config):
-        trainer = Trainer(config, folder, Path(options.data), device, resume, pretrain, world)
+        trainer = Trainer(config=config, folder=folder, data_root=Path(options.data), device=device, resume=resume,
+                          pretrain=pretrain, world=world)
     trainer.train()
 
 

@@ -152,16 +152,15 @@ def time_steps(config: str | Path, folder: Path, cache: str, workers: int, count
     config['train_dataset'] |= {'dataset': folder_spec(cache), 'num_workers': workers, 'epoch_batches': WARM + count}
     config.pop('val_dataset', None)
     with contextlib.redirect_stdout(io.StringIO()):
-        trainer = Trainer(config, folder / f'{cache}-{workers}', folder, device)
-    trainer.model.train()
+        trainer = Trainer(config=config, folder=folder / f'{cache}-{workers}', data_root=folder, device=device)
+    trainer.state.model.train()
     pace = Pace()
     for sample in tqdm(pace.timed(trainer.loader), f'steps, {workers} workers', WARM + count, disable=None, leave=False):
         trainer.train_step(sample)
-        trainer.batch += 1
-        if trainer.batch == WARM:
-            float(trainer.loss_sum)  # waits for the device
+        if trainer.state.iteration == WARM:
+            float(trainer.state.loss_sum)  # waits for the device
             pace.lap()
-    float(trainer.loss_sum)
+    float(trainer.state.loss_sum)
     seconds = pace.lap()
     trainer.record.close()
     return {'step': seconds['time/step'], 'waiting': seconds['time/data']}

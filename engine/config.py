@@ -9,6 +9,7 @@ import yaml
 
 from common.registry import MODELS, SpecError
 from datasets import DATASETS, WRAPPERS
+from engine.training.losses import LOSSES
 from engine.training.schedule import OPTIMIZERS, SCHEDULES
 from utils import UserError, nearest_name
 
@@ -50,6 +51,17 @@ class Factors:
             check_value(number, Key(NUMBER), f'{path}.{name}')
 
 
+class Between(NamedTuple):
+    """The kind of a key that holds a number between two others, neither of which it may be."""
+    low: float
+    high: float
+
+    def check(self, value: object, path: str) -> None:
+        number = isinstance(value, NUMBER) and not isinstance(value, bool)
+        if not number or not self.low < value < self.high:
+            raise UserError(f'{path}: expected a number above {self.low:g} and below {self.high:g}, got {value!r}')
+
+
 NORM = {'sub': Key(list, True), 'div': Key(list, True)}
 SOURCE = {'dataset': Key(DATASETS, True), 'wrapper': Key(WRAPPERS, True)}
 
@@ -62,6 +74,8 @@ TRAIN_KEYS = {
     'optimizer': Key(OPTIMIZERS, True),
     'lr_schedule': Key(SCHEDULES),
     'lr_factors': Key(Factors()),
+    'loss': Key(LOSSES),
+    'ema_decay': Key(Between(0, 1)),
     'clip_grad': Key(NUMBER),
     'accumulate': Key(int, minimum=1),
     'precision': Key(str, choices=('float32', 'bfloat16', 'float16')),

@@ -52,7 +52,8 @@ class Lab:
 
     def trainer(self, name: str = 'direct', resume: Path | None = None, **changes) -> Trainer:
         config = load_config(self.write_config(**changes), TRAIN_KEYS)
-        return Trainer(config, self.save(name), self.folder / 'data', torch.device('cpu'), resume)
+        return Trainer(config=config, folder=self.save(name), data_root=self.folder / 'data', device=torch.device('cpu'),
+                       resume=resume)
 
     def save(self, name: str, file: str = '') -> Path:
         return self.folder / 'save' / name / file

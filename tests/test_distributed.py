@@ -82,16 +82,15 @@ def steps(folder, cases, data, world):
     """Losses, gradients and buffers of the first steps of each case, an epoch's worth."""
     results = {}
     for name, evaluation in cases.items():
-        trainer = Trainer(load_config(f'{folder}/{name}.yaml', TRAIN_KEYS), Path('steps') / name, Path(data),
-                          torch.device('cpu'), world=world)
-        trainer.model.train(not evaluation)
+        trainer = Trainer(config=load_config(f'{folder}/{name}.yaml', TRAIN_KEYS), folder=Path('steps') / name,
+                          data_root=Path(data), device=torch.device('cpu'), world=world)
+        trainer.state.model.train(not evaluation)
         results[name] = []
         for sample in trainer.loader:
             loss, _ = trainer.train_step(sample)
-            trainer.batch += 1
-            gradients = {key: p.grad.clone() for key, p in trainer.model.named_parameters() if p.grad is not None}
+            gradients = {key: p.grad.clone() for key, p in trainer.state.model.named_parameters() if p.grad is not None}
             results[name].append({'loss': loss.clone(), 'gradients': gradients,
-                                  'buffers': {key: b.clone() for key, b in trainer.model.named_buffers()}})
+                                  'buffers': {key: b.clone() for key, b in trainer.state.model.named_buffers()}})
         trainer.record.close()
     return results
 '''
@@ -244,6 +243,7 @@ def act(rank: int, step: int, action: str) -> str:
 import os, resource, signal, sys
 from pathlib import Path
 from engine.training.trainer import Trainer
+from utils import UserError
 original, done = Trainer.train_step, []
 def step(trainer, sample):
     done.append(original(trainer, sample))
@@ -272,9 +272,10 @@ def test_a_signal_to_one_stops_all_after_the_same_step(lab):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('action, statuses, told', [
-    ("raise train.UserError('images/2.png: broken')", [2, 2], ('error: images/2.png: broken',)),
+    ("raise UserError('images/2.png: broken')", [2, 2], ('error: images/2.png: broken',)),
     ('os.kill(os.getpid(), signal.SIGKILL)', [1, -9], ('error: another process of this run has ended',)),
-    ('trainer.model.widen.weight.data.fill_(float("nan"))', [1, 1], ('error: the loss is nan at epoch 2, batch 2',)),
+    ('trainer.state.model.widen.weight.data.fill_(float("nan"))', [1, 1],
+     ('error: the loss is nan at epoch 2, iteration 2',)),
 ], ids=['refused input', 'killed', 'ruined weights'])
 def test_an_error_in_one_ends_all(lab, action, statuses, told):
     """Not at the same place of the program: the other is amid a step."""

@@ -23,7 +23,7 @@ def first_batch(trainer: Trainer) -> dict:
 
 
 def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    return {name: p.grad.clone() for name, p in trainer.state.model.named_parameters() if p.requires_grad}
 
 
 # precision
@@ -62,16 +62,17 @@ def test_half_precision_is_in_force_where_it_belongs(lab, precision):
             seen[name] = output.dtype
         return hook
     for name in ('widen', 'msno.msc.convs.1', 'mssa.position_bias', 'imnet', ''):
-        trainer.model.get_submodule(name).register_forward_hook(look(name or 'prediction'))
-    trainer.model.train()
+        trainer.state.model.get_submodule(name).register_forward_hook(look(name or 'prediction'))
+    trainer.state.model.train()
     loss, _ = trainer.train_step(first_batch(trainer))
     assert seen == {'widen': dtype, 'msno.msc.convs.1': dtype, 'imnet': dtype, 'mssa.position_bias': torch.float32,
                     'prediction': torch.float32}
     assert loss.dtype == torch.float32
-    assert {p.dtype for p in trainer.model.parameters()} == {g.dtype for g in gradients(trainer).values()} == {torch.float32}
+    parameters = list(trainer.state.model.parameters())
+    assert {p.dtype for p in parameters} == {g.dtype for g in gradients(trainer).values()} == {torch.float32}
 
     exact = lab.trainer('exact', **SGD)
-    exact.model.train()
+    exact.state.model.train()
     right, _ = exact.train_step(first_batch(exact))
     assert loss.item() == pytest.approx(right.item(), rel=2e-2) and loss.item() != right.item()
 
@@ -91,18 +92,19 @@ def test_resumed_in_half_precision_is_the_same_run(lab, precision):
 def test_scaler_skips_updates_that_overflow_and_its_state_is_resumed(lab):
     """An infinite gradient halves the scale and moves nothing; the loss itself is finite, and the run goes on."""
     trainer = lab.trainer('run', precision='float16', **SGD)
-    weights = [p.detach().clone() for p in trainer.model.parameters()]
-    hook = trainer.model.widen.weight.register_hook(lambda gradient: gradient * math.inf)
-    trainer.model.train()
+    weights = [p.detach().clone() for p in trainer.state.model.parameters()]
+    hook = trainer.state.model.widen.weight.register_hook(lambda gradient: gradient * math.inf)
+    trainer.state.model.train()
     trainer.train_step(first_batch(trainer))
-    assert all(torch.equal(a, b) for a, b in zip(weights, trainer.model.parameters()))
-    assert trainer.scaler.get_scale() == 2 ** 15
+    assert all(torch.equal(a, b) for a, b in zip(weights, trainer.state.model.parameters()))
+    assert trainer.state.scaler.get_scale() == 2 ** 15
     hook.remove()
     trainer.train_step(first_batch(trainer))
-    assert not all(torch.equal(a, b) for a, b in zip(weights, trainer.model.parameters()))
+    assert not all(torch.equal(a, b) for a, b in zip(weights, trainer.state.model.parameters()))
     trainer.save('epoch-last.pth')
     resumed = lab.trainer('other', resume=lab.save('run', 'epoch-last.pth'), precision='float16', **SGD)
-    assert resumed.scaler.state_dict() == trainer.scaler.state_dict() and resumed.scaler.get_scale() == 2 ** 15
+    assert resumed.state.scaler.state_dict() == trainer.state.scaler.state_dict()
+    assert resumed.state.scaler.get_scale() == 2 ** 15
 
 
 def test_gradients_are_clipped_at_their_own_length(lab):
@@ -110,9 +112,9 @@ def test_gradients_are_clipped_at_their_own_length(lab):
     free = lab.trainer('free', precision='float16', **SGD)
     clipped = lab.trainer('clipped', precision='float16', clip_grad=1e3, **SGD)
     for trainer in (free, clipped):
-        trainer.model.train()
+        trainer.state.model.train()
         trainer.train_step(first_batch(trainer))
-    assert differences(free.model.state_dict(), clipped.model.state_dict()) == []
+    assert differences(free.state.model.state_dict(), clipped.state.model.state_dict()) == []
 
 
 def test_precision_may_change_between_stop_and_resume(lab):
@@ -141,11 +143,11 @@ def test_accumulated_gradient_is_that_of_the_batch(lab, count):
     results = []
     for accumulate in (1, count):
         trainer = lab.trainer(f'run{accumulate}', train_dataset=data, accumulate=accumulate, **SGD)
-        sizes = []
-        trainer.model.widen.register_forward_hook(lambda module, inputs, output, sizes=sizes: sizes.append(len(output)))
-        trainer.model.eval()
+        sizes, model = [], trainer.state.model
+        model.widen.register_forward_hook(lambda module, inputs, output, sizes=sizes: sizes.append(len(output)))
+        model.eval()
         loss, _ = trainer.train_step(first_batch(trainer))
-        results.append((loss.item(), gradients(trainer), trainer.model.state_dict()))
+        results.append((loss.item(), gradients(trainer), model.state_dict()))
         assert sizes == {1: [4], 2: [2, 2], 3: [2, 1, 1], 4: [1] * 4, 7: [1] * 4}[accumulate]
     (loss, whole, weights), (other_loss, parts, other_weights) = results
     assert other_loss == pytest.approx(loss, rel=1e-6)

@@ -15,7 +15,7 @@ import yaml
 from lab import BATCHES, after_step, checkpoints_of, differences, epoch_lines, hashes, one_error_line, scalars
 from PIL import Image
 
-import engine.training.trainer
+import engine.training.state
 import models
 import train
 from common.cli import run
@@ -35,7 +35,8 @@ def test_run_writes_its_folder(lab):
     assert load_config(lab.save('run', 'config.yaml'), TRAIN_KEYS) == load_config(lab.folder / 'tiny.yaml', TRAIN_KEYS)
     log = lab.save('run', 'log.txt').read_text()
     assert [line[20:] for line in log.splitlines()] == done.out.splitlines()
-    assert re.search(r'epoch 2/2: loss 0\.\d{4}, lr 5\.00e-04, PSNR ×2 \d+\.\d{3}, ×3 \d+\.\d{3}', log)  # cosine at 2 of 4
+    # the cosine at 2 of 4
+    assert re.search(r'epoch 2/2: loss 0\.\d{4}, learning rate 5\.00e-04, PSNR ×2 \d+\.\d{3}, ×3 \d+\.\d{3}', log)
     curves = scalars(lab.save('run'))
     assert set(curves) == {'train/loss', 'train/lr', 'train/lowered_scales', 'train/msno.fem.stride',
                            'val/psnr_x2', 'val/psnr_x3', 'val/dead_channels'}
@@ -90,7 +91,7 @@ def test_best_is_the_epoch_of_the_highest_mean(lab):
 
 def test_validates_every_epoch_val_and_at_the_end(lab):
     validated = []
-    lab.monkeypatch.setattr(Trainer, 'validate', lambda trainer: validated.append(trainer.epoch) or {2: 1.0})
+    lab.monkeypatch.setattr(Trainer, 'validate', lambda trainer: validated.append(trainer.state.epoch) or {2: 1.0})
     lab.train('run', epoch_max=5, epoch_val=2)
     assert validated == [2, 4, 5]
 
@@ -109,7 +110,7 @@ def test_resumed_after_an_epoch_is_the_same_run(lab, workers):
     assert lab.train('parts', epoch_max=1, **common).status == 0
     assert lab.loaded('parts')['epoch'] == 1
     done = lab.train('parts', '-resume', 'auto', **common)
-    assert done.status == 0 and 'after epoch 1, batch 0; changed since: epoch_max' in done.out
+    assert done.status == 0 and 'after epoch 1, iteration 0; changed since: epoch_max' in done.out
     assert differences(lab.loaded('whole'), lab.loaded('parts')) == []
     assert epoch_lines(lab.save('parts', 'log.txt')) == [
         epoch_lines(lab.save('whole', 'log.txt'))[0].replace('1/2', '1/1'), epoch_lines(lab.save('whole', 'log.txt'))[1]]
@@ -235,7 +236,7 @@ def test_resume_from_a_named_file(lab):
     assert lab.train('a').status == 0
     before = hashes(lab.save('a'))
     done = lab.train('b', '--resume', lab.save('a', 'epoch-1.pth'))
-    assert done.status == 0 and 'epoch-1.pth after epoch 1, batch 0\n' in done.out
+    assert done.status == 0 and 'epoch-1.pth after epoch 1, iteration 0\n' in done.out
     assert differences(lab.loaded('a'), lab.loaded('b')) == []
     assert hashes(lab.save('a')) == before and not lab.save('b', 'epoch-1.pth').exists()
 
@@ -252,10 +253,10 @@ def test_changed_keys_are_named_in_the_log(lab):
     lab.train('run', '-resume', 'auto', epoch_max=3, clip_grad=0.5, lr_schedule=None)
     line = next(line for line in lab.save('run', 'log.txt').read_text().splitlines() if 'resumed' in line)
     assert line.endswith(
-        'after epoch 2, batch 0; changed since: clip_grad none → 0.5, epoch_max 2 → 3, '
+        'after epoch 2, iteration 0; changed since: clip_grad none → 0.5, epoch_max 2 → 3, '
         'lr_schedule {args: {cosine: 4, start_lr: 0.0002, unit: batch, warmup: 2}, name: warmup-cosine} → none')
     lab.train('run', '-resume', 'auto', epoch_max=3, clip_grad=0.5, lr_schedule=None)
-    assert lab.save('run', 'log.txt').read_text().splitlines()[-2].endswith('after epoch 3, batch 0')
+    assert lab.save('run', 'log.txt').read_text().splitlines()[-2].endswith('after epoch 3, iteration 0')
 
 
 # refusals
@@ -337,7 +338,7 @@ def first_batch(trainer: Trainer) -> dict:
 
 def loss_by_hand(trainer: Trainer, sample: dict) -> tuple[torch.nn.Module, torch.Tensor]:
     """A copy of the model, and the mean absolute difference of (x − sub) / div on the batch."""
-    model = copy.deepcopy(trainer.model).train()
+    model = copy.deepcopy(trainer.state.model).train()
     prediction = model(sample['inp'], sample['coord'], sample['cell'])
     sub, div = torch.tensor(NORM['gt']['sub']), torch.tensor(NORM['gt']['div'])
     difference = (prediction - sub) / div - (sample['gt'] - sub) / div
@@ -363,11 +364,11 @@ def test_sgd_update(lab, clip):
     assert 0.02 < norm < 1e5
     factor = clip / norm if clip == 0.01 else 1.0
     expected = [p.detach() - 0.5 * factor * g for p, g in zip(model.parameters(), gradients)]
-    trainer.model.train()
+    trainer.state.model.train()
     value, rate = trainer.train_step(sample)
     assert (value, rate) == (pytest.approx(loss.item(), rel=1e-5), 0.5)
     moved = 0.0
-    for old, new, right in zip(model.parameters(), trainer.model.parameters(), expected):
+    for old, new, right in zip(model.parameters(), trainer.state.model.parameters(), expected):
         assert torch.allclose(new, right, atol=1e-6, rtol=1e-5)
         moved += (new - old).square().sum().item()
     assert math.sqrt(moved) == pytest.approx(0.5 * factor * norm, rel=2e-3)
@@ -417,16 +418,16 @@ def test_exploding_rate_stops_the_run(lab):
     assert lab.train('run', epoch_max=1, lr_schedule=None).status == 0
     before = hashes(lab.save('run'))
     done = lab.train('run', '-resume', 'auto', lr_schedule=None, optimizer={'name': 'adam', 'args': {'lr': 1e30}})
-    assert done.status == 1 and one_error_line(done, 'loss', 'epoch 2, batch 2')
+    assert done.status == 1 and one_error_line(done, 'loss', 'epoch 2, iteration 2')
     assert checkpoints_of(hashes(lab.save('run'))) == checkpoints_of(before)
 
 
 @pytest.mark.parametrize('value', [math.nan, math.inf])
 def test_loss_that_is_no_number_names_epoch_and_batch(lab, value):
-    with after_step(lab.monkeypatch, 4, lambda trainer: trainer.model.imnet.register_forward_hook(
+    with after_step(lab.monkeypatch, 4, lambda trainer: trainer.state.model.imnet.register_forward_hook(
             lambda module, inputs, output: output * value)):
         done = lab.train('run')
-    assert done.status == 1 and one_error_line(done, str(value), 'epoch 2, batch 2')
+    assert done.status == 1 and one_error_line(done, str(value), 'epoch 2, iteration 2')
     assert lab.loaded('run')['epoch'] == 1
     assert lab.train('run', '-resume', 'auto').status == 0
     assert lab.train('whole').status == 0
@@ -439,7 +440,7 @@ def test_weights_that_blew_up_are_not_saved(lab):
     before = hashes(lab.save('run'))['epoch-last.pth']
 
     def ruin(trainer):
-        for parameter in trainer.model.parameters():
+        for parameter in trainer.state.model.parameters():
             parameter.data.fill_(math.nan)
     with after_step(lab.monkeypatch, BATCHES, ruin):
         done = lab.train('run', '-resume', 'auto', epoch_max=3)
@@ -520,18 +521,19 @@ def test_shipped_config_takes_a_step(lab, name):
     config.pop('compile', None)  # takes a minute
 
     saved = []
-    lab.monkeypatch.setattr(engine.training.trainer, 'save_checkpoint', lambda path, *args, **state: saved.append(path.name))
+    lab.monkeypatch.setattr(engine.training.state, 'save_checkpoint', lambda path, *args, **state: saved.append(path.name))
     path = lab.folder / 'shrunk.yaml'
     path.write_text(yaml.safe_dump(config))
-    trainer = Trainer(load_config(path, TRAIN_KEYS), lab.save('run'), lab.folder / 'data', torch.device('cpu'))
+    trainer = Trainer(config=load_config(path, TRAIN_KEYS), folder=lab.save('run'), data_root=lab.folder / 'data',
+                      device=torch.device('cpu'))
     trainer.train()
     assert len(scalars(lab.save('run'))[f'val/psnr_x{scale}']) == 1
-    parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+    parameters = [p for p in trainer.state.model.parameters() if p.requires_grad]
     if name in SHIPPED:
         assert sum(p.numel() for p in parameters) == SHIPPED[name]
     reached = [p for p in parameters if p.grad is not None]
     assert len(reached) == len(parameters) or 'cascade' in spec['wrapper']['args']  # the scale may not need all cascades
-    assert all(int(trainer.optimizer.state[p]['step']) == 1 and p.grad.isfinite().all() for p in reached)
+    assert all(int(trainer.state.optimizer.state[p]['step']) == 1 and p.grad.isfinite().all() for p in reached)
     assert any(p.grad.abs().sum() > 0 for p in reached)
-    assert trainer.epoch == 1
+    assert trainer.state.epoch == 1
     assert saved == ['epoch-last.pth', 'epoch-best.pth'][:1 + ('val_dataset' in config)]
