@@ -209,21 +209,34 @@ def test_demo_folder(place):
 
 
 def test_demo_folder_of_equal_stems_loses_no_image(place):
-    red, blue = place.write_image('in/a.png', 9, 12, 1), place.write_image('in/a.bmp', 9, 12, 2)
+    """`a.png` beside `a.bmp`, and `a.png.bmp`, whose stem is the name of another."""
+    sources = {name: place.write_image(f'in/{name}', 9, 12, seed)
+               for seed, name in enumerate(('a.png', 'a.bmp', 'a.png.bmp', 'b.bmp'))}
     done = place.demo('-input', 'in', '-model', 'bicubic', '-scale', '1', '-output', 'out')
-    if done.status == 0:
-        written = [place.pixels(str(path)) for path in sorted((place.folder / 'out').iterdir())]
-        assert all(any(np.array_equal(source, image) for image in written) for source in (red, blue))
-    else:
-        assert done.status == 2 and done.err.count('\n') == 1
+    assert (done.status, done.err) == (0, '')
+    written = {path.name: place.pixels(str(path)) for path in (place.folder / 'out').iterdir()}
+    assert written.keys() == {'a.png.png', 'a.bmp.png', 'a.png.bmp.png', 'b.png'}
+    assert all(np.array_equal(written['b.png' if name == 'b.bmp' else f'{name}.png'], image)
+               for name, image in sources.items())
 
 
-def test_demo_folder_is_not_its_own_output(place):
-    """Upscaling a folder into itself would overwrite the originals."""
+@pytest.mark.parametrize(('source', 'output'), [
+    ('in', 'in'), ('in', './in/../in'), ('in', 'linked'), ('in', 'out'), ('in/one.png', 'in/one.png'), ('in/one.png', 'in'),
+    ('in/one.png', 'linked'), ('in/one.png', 'linked/../in/./one.png'), ('in/one.png', 'out/one.png'),
+    ('out/one.png', 'in/one.png'), ('in/one.png', 'hard.png')])
+def test_demo_never_overwrites_its_input(place, source, output):
+    """By whatever path it is given: `linked` leads to the folder, `out/one.png` to the image, `hard.png` is the image."""
     place.write_image('in/one.png', 9, 12, 1)
-    before = place.tree()['in/one.png']
-    place.demo('-input', 'in', '-model', 'bicubic', '-output', 'in')
-    assert place.tree()['in/one.png'] == before
+    (place.folder / 'out').mkdir()
+    (place.folder / 'linked').symlink_to('in')
+    (place.folder / 'out/one.png').symlink_to('../in/one.png')
+    os.link(place.folder / 'in/one.png', place.folder / 'hard.png')
+    place.assert_refused('demo', '-input', source, '-model', 'none', '-output', output, naming=' itself; give another')
+
+
+def test_demo_reads_and_writes_one_folder_under_other_names(place):
+    assert place.demo(*BICUBIC, '-scale', '1', '-output', 'c.png').status == 0
+    assert np.array_equal(place.pixels('c.png'), place.pixels('a.png'))
 
 
 def test_demo_folder_with_a_broken_image_does_the_others(place):
@@ -323,11 +336,14 @@ def test_demo_refuses_size(place, option, value):
     place.assert_refused('demo', *BICUBIC, option, value, '-output', 'b.png', naming=option)
 
 
-def test_demo_output_below_a_file(place):
-    """A file where a folder is needed is the user's to change; nothing may be lost."""
-    with place.untouched():
-        done = place.demo(*BICUBIC, '-output', 'a.png/b.png')
-    assert done.status in (1, 2) and done.err.count('\n') == 1 and 'a.png' in done.err
+@pytest.mark.parametrize('words', [
+    ('-input', 'a.png', '-output', 'a.png/b.png'), ('-input', 'in', '-output', 'a.png/new/out'),
+    ('-input', 'in', '-output', 'taken')])
+def test_demo_output_that_cannot_be_written(place, words):
+    """A file where a folder is needed, or the other way round, is told before the model is loaded."""
+    place.write_image('in/one.png', 9, 12, 1)
+    (place.folder / 'taken/one.png').mkdir(parents=True)
+    place.assert_refused('demo', *words, '-model', 'no such file', naming='folder')
 
 
 # checkpoints

@@ -1,0 +1,119 @@
+"""Upscaling image files: which files become which, to which size, and the work itself."""
+import math
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from common.arrays import to_tensor
+from imaging import SUFFIXES, list_images, open_image, save_image, to_image, to_rgb
+from models.sr_model import SRModel
+from utils import UserError, check_output
+
+OUTPUT = Path('output')  # the folder for images without a given name
+MAX_PIXELS = 2 ** 30     # of an upscaled image
+_WITH_ALPHA = ('.png', '.webp', '.tif', '.tiff')
+
+
+class Job(NamedTuple):
+    """An image file and the file to write; without a `target` it goes to OUTPUT as NAME_HxW.png."""
+    file: Path
+    target: Path | None
+    name: str
+
+
+class Size(NamedTuple):
+    """The size to upscale to: factors of height and width, or (`resolution`) exactly (height, width) in pixels."""
+    scale: tuple[float, float] = (4.0, 4.0)
+    resolution: tuple[int, int] | None = None
+
+    def of(self, job: Job, height: int, width: int) -> tuple[int, int]:
+        """(height, width) for an image of height × width. Raises UserError when that has more than MAX_PIXELS."""
+        size = self.resolution or (round(height * self.scale[0]), round(width * self.scale[1]))
+        if math.prod(size) > MAX_PIXELS:
+            option = '-resolution' if self.resolution else '-scale'
+            raise UserError(f'{option}: {job.file} would become {size[0]}x{size[1]}, more than {MAX_PIXELS:,} pixels')
+        return size
+
+
+def plan(source: Path, output: Path | None) -> list[Job]:
+    """The jobs for one image, or for every image of a folder.
+
+    Args:
+        output: a file, or a folder; None for OUTPUT.
+    Raises: UserError when the source does not exist, or the output cannot be written or is an input.
+    """
+    if source.is_dir():
+        jobs = _plan_folder(source, output)
+    elif source.is_file():
+        if output is not None and output.is_dir():
+            output = output / f'{source.stem}.png'
+        jobs = [Job(source, output, source.stem)]
+    else:
+        raise UserError(f'{source}: no such image or folder')
+    inputs = {_identity(job.file): job.file for job in jobs}
+    for target in (job.target for job in jobs if job.target is not None):
+        check_output(target, tuple(sorted(SUFFIXES)))
+        if target.exists() and (file := inputs.get(_identity(target))):
+            raise UserError(f'{target}: is the input {file} itself; give another name for the output')
+    return jobs
+
+
+def _plan_folder(source: Path, output: Path | None) -> list[Job]:
+    """The jobs for every image of a folder, under names that no two of them share."""
+    folder = output or OUTPUT
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f'{folder}: is a file, but the input is a folder; give the name of a folder for the output')
+    if folder.resolve() == source.resolve():
+        raise UserError(f'{folder}: is the input folder itself; give another one for the output')
+    files = list_images(source)
+    stems, full = Counter(file.stem for file in files), {file.name for file in files}
+    names = [file.stem if stems[file.stem] == 1 and file.stem not in full else file.name for file in files]  # a.png, a.jpg
+    return [Job(file, output / f'{name}.png' if output else None, name) for file, name in zip(files, names)]
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    """Equal for two paths of one file, through links or another spelling."""
+    status = file.stat()
+    return status.st_dev, status.st_ino
+
+
+def upscale_file(model: SRModel, device: torch.device, job: Job, size: Size, memory: int | None = None,
+                 halo: int | None = None) -> None:
+    """Upscales one image file, its transparency by bicubic, and prints a line about it.
+
+    Args:
+        device: of the model.
+        memory, halo: of `SRModel.upscale`. With a halo the error that it causes is measured and printed.
+    Raises: UserError when the file cannot be read, or would become too large or, in an axis, smaller.
+    """
+    image = open_image(job.file)
+    lr = to_tensor(to_rgb(image)).unsqueeze(0)                                       # (1, 3, H, W)
+    height, width = lr.shape[2:]
+    size = size.of(job, height, width)
+    start = time.perf_counter()
+    lr = lr.to(device)
+    upscaled = _upscale(model, lr, size, memory, halo, job.name)
+    target = job.target or OUTPUT / f'{job.name}_{size[0]}x{size[1]}.png'
+    if image.has_transparency_data and target.suffix.lower() in _WITH_ALPHA:
+        alpha = image.convert('RGBA').getchannel('A')
+        upscaled.putalpha(alpha.resize(upscaled.size, Image.Resampling.BICUBIC))
+    save_image(upscaled, target)
+    seconds = time.perf_counter() - start
+    tqdm.write(f'{job.file} ({height}x{width}) -> {target} ({size[0]}x{size[1]}) in {seconds:.1f} s')
+    if halo is not None:
+        error = model.halo_error(lr, size, halo, memory)
+        tqdm.write(f'{job.file}: what a halo of {halo} pixels changes is unknown: too little memory' if error is None else
+                   f'{job.file}: a halo of {halo} pixels changes the part in the middle by {255 * error:.3g} of 255 at most')
+
+
+def _upscale(model: SRModel, lr: Tensor, size: tuple[int, int], memory: int | None, halo: int | None,
+             title: str) -> Image.Image:
+    """(1, 3, H, W) in [0, 1] → the 8-bit image, with a progress bar."""
+    with tqdm(total=100, desc=title, unit='%', disable=None, leave=False) as bar:
+        return to_image(model.upscale(lr, size, memory, halo, lambda share: bar.update(100 * share - bar.n))[0])
