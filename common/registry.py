@@ -100,6 +100,17 @@ class Registry:
         except (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError) as error:  # what wrong values cause
             raise SpecError(f"{path}.args: {self.kind} '{spec['name']}': {' '.join(str(error).split())}") from error
 
+    def make_named(self, name: str, path: str):
+        """The object of a bare name, all arguments at their defaults.
+
+        Args:
+            path: of the config key or option that holds the name, for messages.
+        Raises: SpecError that lists the choices.
+        """
+        if name not in self.entries:
+            raise SpecError(f"{path}: unknown {self.kind} '{name}'; {nearest_name(name, self.entries)}")
+        return self.make({'name': name}, path)
+
 
 def import_modules(package: str, path: Iterable[str]) -> None:
     """Imports every module in a package's folder, so that each registers what it defines. Call with `__name__, __path__`."""

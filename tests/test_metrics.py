@@ -11,11 +11,12 @@ from PIL import Image
 
 import datasets
 import models
+from datasets import protocols
 from datasets.evaluation import Evaluation
 from datasets.image_folder import ImageFolder
 from engine.config import TEST_KEYS, load_config
+from engine.evaluation import metrics
 from engine.evaluation.evaluate import evaluate, format_table, plain_numbers
-from engine.evaluation.metrics import evaluated_region, psnr, ssim
 from imaging.writing import save_image, to_image
 from models.sr_model import SRModel
 from utils import UserError
@@ -25,9 +26,16 @@ LUMA = {'red': 65.738 / 256, 'green': 129.057 / 256, 'blue': 25.064 / 256}
 C1, C2 = 0.01 ** 2, 0.03 ** 2
 
 
-def score(prediction, target, protocol, scale, metric=psnr) -> float:
-    """`metric` of what a protocol compares of two images."""
-    return metric(*(evaluated_region(torch.as_tensor(image), protocol, scale) for image in (prediction, target)))
+def score(prediction, target, protocol, scale, metric='psnr') -> float:
+    """A metric of two images by a protocol."""
+    metric, = metrics.make([metric])
+    return metric.measure(torch.as_tensor(prediction), torch.as_tensor(target), protocols.make(protocol), scale)
+
+
+def plain(metric: str, prediction: torch.Tensor, target: torch.Tensor) -> float:
+    """A metric of two regions, without any protocol."""
+    metric, = metrics.make([metric])
+    return metric.score(prediction, target)
 
 
 def constant(*rgb: float, size=(30, 34)) -> torch.Tensor:
@@ -71,7 +79,7 @@ def test_channels_of_opposite_sign_cancel_in_luma():
 
 
 def test_luma_has_its_offset():
-    luma = evaluated_region(constant(0.2, 0.4, 0.6), 'benchmark', 2)
+    luma = protocols.make('benchmark').compared(constant(0.2, 0.4, 0.6), 2)
     expected = (16 + 0.2 * 65.738 + 0.4 * 129.057 + 0.6 * 25.064) / 256
     assert luma.shape == (1, 26, 30) and torch.allclose(luma, torch.full_like(luma, expected), rtol=0, atol=1e-12)
 
@@ -104,8 +112,8 @@ def test_border(protocol, scale, border):
 def test_too_small_a_image(protocol, scale, border):
     for size in ((2 * border, 40), (40, 2 * border)):
         with pytest.raises(UserError, match=f'{size[0]}x{size[1]} is too small.*{protocol}.*{border} pixels'):
-            evaluated_region(torch.zeros(3, *size), protocol, scale)
-    assert evaluated_region(torch.zeros(3, 2 * border + 1, 40), protocol, scale).shape[1:] == (1, 40 - 2 * border)
+            protocols.make(protocol).compared(torch.zeros(3, *size), scale)
+    assert protocols.make(protocol).compared(torch.zeros(3, 2 * border + 1, 40), scale).shape[1:] == (1, 40 - 2 * border)
 
 
 @pytest.mark.parametrize(('protocol', 'scale', 'expected'), [
@@ -116,7 +124,7 @@ def test_reference_rows(protocol, scale, expected):
 
 
 def test_reference_row_without_border():
-    assert psnr(*waves()) == pytest.approx(6.02482, abs=1e-5)
+    assert plain('psnr', *waves()) == pytest.approx(6.02482, abs=1e-5)
 
 
 # SSIM
@@ -148,31 +156,31 @@ def noisy_pair(size) -> tuple[np.ndarray, np.ndarray]:
 def test_ssim_of_rgb_by_loop():
     pair = noisy_pair((16 + 13, 16 + 15))  # 13 × 15 remain: border 2 + 6
     inner = [image[:, 8:-8, 8:-8] for image in pair]
-    assert score(*pair, 'div2k', 2, ssim) == pytest.approx(ssim_by_loop(*inner), abs=1e-10)
+    assert score(*pair, 'div2k', 2, 'ssim') == pytest.approx(ssim_by_loop(*inner), abs=1e-10)
 
 
 def test_ssim_of_luma_by_loop():
     pair = noisy_pair((6 + 14, 6 + 12))
     weights = np.array(list(LUMA.values()))[:, None, None]
     inner = [(weights * image).sum(0, keepdims=True)[:, 3:-3, 3:-3] + 16 / 256 for image in pair]
-    assert score(*pair, 'benchmark', 2.5, ssim) == pytest.approx(ssim_by_loop(*inner), abs=1e-10)
+    assert score(*pair, 'benchmark', 2.5, 'ssim') == pytest.approx(ssim_by_loop(*inner), abs=1e-10)
 
 
 @pytest.mark.parametrize('protocol', ['benchmark', 'div2k'])
 def test_ssim_of_equal_and_of_constant_images(protocol):
     image = noisy_pair((30, 30))[0]
-    assert score(image, image, protocol, 2, ssim) == pytest.approx(1, abs=1e-12)
+    assert score(image, image, protocol, 2, 'ssim') == pytest.approx(1, abs=1e-12)
     a, b = 0.2, 0.6
     dark, bright = constant(a, a, a), constant(b, b, b)
     if protocol == 'benchmark':
         a, b = ((16 + 219.859 * grey) / 256 for grey in (a, b))
     # no variance: only the luminance term is left
-    assert score(dark, bright, protocol, 2, ssim) == pytest.approx((2 * a * b + C1) / (a * a + b * b + C1), abs=1e-9)
+    assert score(dark, bright, protocol, 2, 'ssim') == pytest.approx((2 * a * b + C1) / (a * a + b * b + C1), abs=1e-9)
 
 
 def test_ssim_needs_a_whole_window():
-    assert math.isnan(ssim(torch.zeros(1, 10, 30), torch.zeros(1, 10, 30)))
-    assert ssim(torch.zeros(1, 11, 11), torch.zeros(1, 11, 11)) == 1
+    assert math.isnan(plain('ssim', torch.zeros(1, 10, 30), torch.zeros(1, 10, 30)))
+    assert plain('ssim', torch.zeros(1, 11, 11), torch.zeros(1, 11, 11)) == 1
 
 
 # rows

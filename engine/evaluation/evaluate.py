@@ -2,7 +2,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from tqdm import tqdm
@@ -10,36 +10,40 @@ from tqdm import tqdm
 from common.arrays import to_tensor
 from datasets.evaluation import Evaluation, Pair
 from engine.distributed import ALONE, World
-from engine.evaluation.metrics import evaluated_region, psnr, ssim
+from engine.evaluation import metrics as available
+from engine.evaluation.metrics import Metric
 from models.sr_model import SRModel
 
 
 def evaluate(model: SRModel, dataset: Evaluation, device: torch.device, label: str = '',
              show: Callable[[Pair, float, torch.Tensor], None] | None = None, memory: int | None = None,
-             world: World = ALONE) -> list[dict]:
-    """PSNR and SSIM of `model` at every scale of `dataset`.
+             world: World = ALONE, metrics: Sequence[Metric] | None = None) -> list[dict]:
+    """The metrics of `model` at every scale of `dataset`.
 
     Args:
         label: the model's name in the rows and on the progress bar.
         show: called with every pair, its scale and the prediction, (3, H, W) in [0, 1].
         memory: see `SRModel.upscale`.
         world: processes that share the images, and end with the same rows; `show` sees those of its own process.
-    Returns: rows as results.json holds them, one for each scale: model, dataset, scale, protocol, lr, images, psnr, ssim,
-        seconds_per_image, per_image.
+        metrics: None for PSNR and SSIM.
+    Returns: rows as results.json holds them, one for each scale: model, dataset, scale, protocol, lr, images, a mean under
+        the name of each metric, seconds_per_image, per_image.
     """
     rows = []
     count = len(range(world.rank, len(dataset), world.size)) * len(dataset.scales)
     with tqdm(total=count, desc=f'{label} {dataset.name}', disable=None if world.main else True, leave=False) as bar:
         for scale in dataset.scales:
             bar.set_postfix_str(f'×{scale:g}')
-            rows.append(evaluate_scale(model, dataset, scale, device, label, show, memory, world, bar.update))
+            rows.append(evaluate_scale(model, dataset, scale, device, label, show, memory, world, bar.update, metrics))
     return rows
 
 
 def evaluate_scale(model: SRModel, dataset: Evaluation, scale: float, device: torch.device, label: str = '',
                    show: Callable[[Pair, float, torch.Tensor], None] | None = None, memory: int | None = None,
-                   world: World = ALONE, done: Callable[[], object] = lambda: None) -> dict:
+                   world: World = ALONE, done: Callable[[], object] = lambda: None,
+                   metrics: Sequence[Metric] | None = None) -> dict:
     """The row of one scale, with arguments as in `evaluate`; `done` is called after every image."""
+    metrics = available.make() if metrics is None else metrics
     per_image, seconds = [], []
     for pair in dataset.pairs(scale, slice(world.rank, None, world.size)):
         target = to_tensor(pair.hr).to(device)                                       # (3, H, W)
@@ -48,17 +52,16 @@ def evaluate_scale(model: SRModel, dataset: Evaluation, scale: float, device: to
         if device.type == 'cuda':
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
-        compared = [evaluated_region(image, dataset.protocol, scale) for image in (prediction, target)]
-        per_image.append({'name': pair.name, 'psnr': psnr(*compared), 'ssim': ssim(*compared)})
+        scores = {metric.name: metric.measure(prediction, target, dataset.protocol, scale) for metric in metrics}
+        per_image.append({'name': pair.name, **scores})
         if show:
             show(pair, scale, prediction)
         done()
     per_image, seconds = world.interleave(per_image), world.interleave(seconds)
     return {
-        'model': label, 'dataset': dataset.name, 'scale': scale, 'protocol': dataset.protocol,
+        'model': label, 'dataset': dataset.name, 'scale': scale, 'protocol': dataset.protocol.name,
         'lr': dataset.source(scale), 'images': len(per_image),
-        'psnr': statistics.fmean(image['psnr'] for image in per_image),
-        'ssim': statistics.fmean(image['ssim'] for image in per_image),
+        **{metric.name: statistics.fmean(image[metric.name] for image in per_image) for metric in metrics},
         'seconds_per_image': statistics.fmean(seconds), 'per_image': per_image,
     }
 
@@ -72,10 +75,11 @@ def plain_numbers(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def format_table(rows: list[dict]) -> str:
-    """Result rows as a Markdown table, one line for each set and scale."""
-    lines = ['| model | set | scale | PSNR (dB) | SSIM | protocol | LR | images | s/image |',
-             '|---|---|---:|---:|---:|---|---|---:|---:|']
-    lines += [f"| {row['model']} | {row['dataset']} | {row['scale']:g} | {row['psnr']:.2f} | {row['ssim']:.4f} "
-              f"| {row['protocol']} | {row['lr']} | {row['images']} | {row['seconds_per_image']:.2f} |" for row in rows]
-    return '\n'.join(lines)
+def format_table(rows: list[dict], metrics: Sequence[Metric] | None = None) -> str:
+    """Result rows as a Markdown table, one line for each set and scale, with a column for each metric."""
+    metrics = available.make() if metrics is None else metrics
+    head = ['model', 'set', 'scale', *(metric.heading for metric in metrics), 'protocol', 'LR', 'images', 's/image']
+    rule = ['---', '---', '---:', *['---:'] * len(metrics), '---', '---', '---:', '---:']
+    lines = [[row['model'], row['dataset'], f"{row['scale']:g}", *(metric.text(row[metric.name]) for metric in metrics),
+              row['protocol'], row['lr'], str(row['images']), f"{row['seconds_per_image']:.2f}"] for row in rows]
+    return '\n'.join([f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(line)} |" for line in lines)])
