@@ -447,7 +447,7 @@ def sets(place) -> Place:
 
 
 ROW = {'model', 'dataset', 'scale', 'protocol', 'lr', 'images', 'psnr', 'ssim', 'seconds_per_image', 'per_image',
-       'peak_memory', 'measured_on'}
+       'peak_memory', 'measured_on', 'code'}
 
 
 def strict_json(path: Path) -> dict:
@@ -502,6 +502,38 @@ def test_results_table(sets):
         cells = [cell.strip() for cell in line.split('|')[1:-1]]
         assert cells[:8] == ['bicubic', row['dataset'], f'{row["scale"]:g}', f'{row["psnr"]:.2f}', f'{row["ssim"]:.4f}',
                              'benchmark', 'pil_bicubic', str(row['images'])]
+
+
+def test_metrics_that_are_asked_for(sets):
+    """In the table, in both files, and for every image; in the order of the command line."""
+    done = sets.call('test', '-config', 'mini.yaml', '-model', 'bicubic', '-metrics', 'ssim')
+    assert (done.status, done.err) == (0, '') and '| scale | SSIM | protocol |' in done.out
+    row = strict_json(sets.folder / 'test/bicubic/results.json')['rows'][0]
+    assert set(row) == ROW - {'psnr'} and [set(image) for image in row['per_image']] == [{'name', 'ssim'}] * 2
+    done = sets.call('test', '-config', 'mini.yaml', '-model', 'bicubic', '-metrics', 'ssim', 'psnr', '-fresh')
+    assert '| scale | SSIM | PSNR (dB) | protocol |' in done.out
+
+
+def test_a_metric_that_lacks_its_weights(sets):
+    sets.monkeypatch.setenv('LPIPS_WEIGHTS', 'nowhere.pth')
+    words = ('-config', 'mini.yaml', '-model', 'bicubic', '-metrics', 'psnr', 'lpips')
+    sets.assert_refused('test', *words, naming='nowhere.pth')
+
+
+def test_results_of_other_code(sets):
+    """Measured anew, or with -reuse taken as they are, which a line says."""
+    assert sets.call('test', '-config', 'mini.yaml', '-model', 'bicubic').status == 0
+    path = sets.folder / 'test/bicubic/results.json'
+    kept = strict_json(path)
+    for row in kept['rows']:
+        row.update(code='other', psnr=12.34)
+    path.write_text(json.dumps(kept))
+    done = sets.call('test', '-config', 'mini.yaml', '-model', 'bicubic', '-reuse')
+    assert done.status == 0 and done.out.count('| 12.34 |') == 2
+    assert done.err == '-reuse: 2 of the results were made by other code than this\n'
+    done = sets.call('test', '-config', 'mini.yaml', '-model', 'bicubic')
+    assert (done.status, done.err) == (0, '') and '12.34' not in done.out
+    assert sets.call('test', '-config', 'mini.yaml', '-model', 'bicubic', '-reuse').err == ''
 
 
 def test_infinite_psnr_is_null(sets):
@@ -617,6 +649,11 @@ def test_benchmark_refuses(sets, content, naming):
     (('-config', 'mini.yaml', '-model', 'bicubic', '-device', 'nonsense'), 'nonsense'),
     (('-config', 'mini.yaml', '-model', 'bicubic', '-device', 'cuda:99'), 'cuda:99'),
     (('-config', 'mini.yaml', '-model', 'bicubic', '-saveimages'), '-saveimages'),
+    (('-config', 'mini.yaml', '-model', 'bicubic', '-metrics', 'psnr', 'sim'), "unknown metric 'sim'; did you mean 'ssim'?"),
+    (('-config', 'mini.yaml', '-model', 'bicubic', '-metrics', 'x'), '(choices: lpips, psnr, ssim)'),
+    (('-config', 'mini.yaml', '-model', 'bicubic', '-columns', 'param'), "unknown column 'param'; did you mean 'params'?"),
+    (('-config', 'mini.yaml', '-model', 'bicubic', '-columns', 'x'), '(choices: macs, memory, params, seconds)'),
+    (('-config', 'mini.yaml', '-model', 'bicubic', '-reuse', '-fresh'), '-reuse: not together with -fresh'),
 ])
 def test_benchmark_refuses_option(sets, arguments, naming):
     sets.assert_refused('test', *arguments, naming=naming, cpu='-device' not in arguments)

@@ -124,8 +124,8 @@ def test_what_is_missing_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r'missing: \S*nowhere\.pth'):
         LPIPS(backbone=backbone)
     monkeypatch.delenv('LPIPS_WEIGHTS')
-    monkeypatch.setattr(engine.evaluation.metrics.lpips, 'WEIGHTS', tmp_path / 'modelzoo/lpips_alex.pth')
-    with pytest.raises(UserError, match=r'modelzoo/lpips_alex\.pth'):
+    monkeypatch.setattr(engine.evaluation.metrics.lpips, 'WEIGHTS', tmp_path / 'modelzoo/lpips/alex.pth')
+    with pytest.raises(UserError, match=r'modelzoo/lpips/alex\.pth'):
         LPIPS(backbone=backbone)
 
 

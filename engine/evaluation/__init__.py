@@ -1,1 +1,3 @@
-"""Evaluation: metrics, protocols, results and tables."""
+"""Evaluation: a model on a set (`evaluate`), suites of models and sets (`suite`, `comparison`), results and tables."""
+
+__all__: list[str] = []

@@ -2,7 +2,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from tqdm import tqdm
@@ -10,8 +10,7 @@ from tqdm import tqdm
 from common.arrays import to_tensor
 from datasets.evaluation import Evaluation, Pair
 from engine.distributed import ALONE, World
-from engine.evaluation import metrics as available
-from engine.evaluation.metrics import Metric
+from engine.evaluation.metrics import METRICS, Metric, make
 from models.sr_model import SRModel
 
 
@@ -43,7 +42,7 @@ def evaluate_scale(model: SRModel, dataset: Evaluation, scale: float, device: to
                    world: World = ALONE, done: Callable[[], object] = lambda: None,
                    metrics: Sequence[Metric] | None = None) -> dict:
     """The row of one scale, with arguments as in `evaluate`; `done` is called after every image."""
-    metrics = available.make() if metrics is None else metrics
+    metrics = make() if metrics is None else metrics
     per_image, seconds = [], []
     for pair in dataset.pairs(scale, slice(world.rank, None, world.size)):
         target = to_tensor(pair.hr).to(device)                                       # (3, H, W)
@@ -75,11 +74,17 @@ def plain_numbers(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def format_table(rows: list[dict], metrics: Sequence[Metric] | None = None) -> str:
-    """Result rows as a Markdown table, one line for each set and scale, with a column for each metric."""
-    metrics = available.make() if metrics is None else metrics
-    head = ['model', 'set', 'scale', *(metric.heading for metric in metrics), 'protocol', 'LR', 'images', 's/image']
-    rule = ['---', '---', '---:', *['---:'] * len(metrics), '---', '---', '---:', '---:']
-    lines = [[row['model'], row['dataset'], f"{row['scale']:g}", *(metric.text(row[metric.name]) for metric in metrics),
+def format_table(rows: list[dict], metrics: Iterable[str] | None = None) -> str:
+    """Result rows as a Markdown table, one line for each set and scale.
+
+    Args:
+        metrics: names of those that have a column; None for all that the rows have.
+    """
+    found = dict.fromkeys(key for row in rows for key in row if key in METRICS.entries) if metrics is None else metrics
+    columns = [METRICS.entries[name] for name in found]
+    head = ['model', 'set', 'scale', *(metric.heading for metric in columns), 'protocol', 'LR', 'images', 's/image']
+    rule = ['---', '---', '---:', *['---:'] * len(columns), '---', '---', '---:', '---:']
+    lines = [[row['model'], row['dataset'], f"{row['scale']:g}",
+              *(metric.text(row[metric.name]) if metric.name in row else '—' for metric in columns),
               row['protocol'], row['lr'], str(row['images']), f"{row['seconds_per_image']:.2f}"] for row in rows]
     return '\n'.join([f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(line)} |" for line in lines)])

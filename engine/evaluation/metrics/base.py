@@ -51,6 +51,7 @@ class Metric(ABC):
         """The value for two images (3, H, W), RGB in [0, 1]. Raises: UserError when the protocol leaves nothing of them."""
         return self.score(*(self.region(image, protocol, scale) for image in (prediction, target)))
 
-    def text(self, value: float) -> str:
+    @classmethod
+    def text(cls, value: float) -> str:
         """The value as tables write it."""
-        return f'{value:.{self.decimals}f}'
+        return f'{value:.{cls.decimals}f}'

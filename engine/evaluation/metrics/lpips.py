@@ -3,7 +3,7 @@
 The features of torchvision's AlexNet after each of its five ReLUs are normalised to length 1 over the channels. Their
 squared differences are weighted by channel, averaged over the pixels and summed over the layers.
 
-Needs torchvision (`pip install torchvision`) and the learnt weights in one file, modelzoo/lpips_alex.pth or where
+Needs torchvision (`pip install torchvision`) and the learnt weights in one file, modelzoo/lpips/alex.pth or where
 the environment variable LPIPS_WEIGHTS says. It is a state dict of
 
     lin{0…4}.model.1.weight         (1, C, 1, 1): weights of the channels, as the authors' v0.1/alex.pth names them
@@ -24,7 +24,7 @@ from datasets.protocols import Protocol
 from engine.evaluation.metrics.base import Metric, register
 from utils import ROOT, UserError
 
-WEIGHTS, VARIABLE = ROOT / 'modelzoo' / 'lpips_alex.pth', 'LPIPS_WEIGHTS'
+WEIGHTS, VARIABLE = ROOT / 'modelzoo' / 'lpips' / 'alex.pth', 'LPIPS_WEIGHTS'
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
 LEAST_SIDE = 31  # pixels: smaller images end in one of AlexNet's poolings
 EPSILON = 1e-10
@@ -35,7 +35,7 @@ class LPIPS(Metric):
     """Perceptual distance, at least 0, of RGB in [0, 1] without the protocol's border.
 
     Args:
-        weights: file of the learnt weights; None for LPIPS_WEIGHTS or modelzoo/lpips_alex.pth.
+        weights: file of the learnt weights; None for LPIPS_WEIGHTS or modelzoo/lpips/alex.pth.
         backbone: makes the layers whose ReLUs give the features: with trained weights where its argument is True.
     Raises: UserError that names what is missing, and how to get it.
     """

@@ -1,0 +1,149 @@
+"""The measuring of a suite: models × sets × scales, one after another; what is finished is kept."""
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import models
+from datasets.evaluation import Evaluation
+from engine.evaluation.candidates import Candidate, inspect, model_names
+from engine.evaluation.digest import code_digest
+from engine.evaluation.evaluate import evaluate_scale
+from engine.evaluation.measurement import Measurement
+from engine.evaluation.memory import peak, reset_peak
+from engine.evaluation.metrics import Metric
+from engine.evaluation.results import Results
+from engine.evaluation.suite import EvaluationSet, Method, Suite
+from imaging.writing import save_image, to_image
+from models.sr_model import SRModel
+from utils import UserError
+
+
+class Comparison:
+    """A suite on a device: opens its models, measures what is not kept yet, and gives the measurements of the tables.
+
+    Args:
+        metrics: what is measured.
+        name: of the only model; None: models are named after their files.
+        root: folder of the models' folders of results.
+        save_images: keep the images; nothing that is kept is then reused.
+        memory, kernels: see `SRModel.upscale` and `SRModel.use_kernels`.
+        fresh: forget what is kept.
+        reuse: take what is kept also where other code has made it.
+        count_macs: count the multiply-adds of each model.
+        code: digest of the code that measures; None to compute it.
+    Raises: UserError where something is missing that the suite does not show as absent.
+    """
+
+    def __init__(self, suite: Suite, device: torch.device, metrics: list[Metric], *, name: str | None = None,
+                 root: Path = Path('test'), save_images: bool = False, memory: int | None = None, kernels: bool = True,
+                 fresh: bool = False, reuse: bool = False, count_macs: bool = False, code: str | None = None):
+        self.suite, self.device, self.metrics, self.code = suite, device, metrics, code or code_digest()
+        self.root, self.save_images, self.memory, self.kernels = root, save_images, memory, kernels
+        self.absent: dict[str, str] = {}                      # by file: why it cannot be used
+        self.failed: dict[tuple[str, str, float], str] = {}   # by file, set and scale: why it was not measured
+        self.results: dict[str, Results] = {}                 # by file
+        self.candidates: dict[str, Candidate] = {}            # by file
+        names = model_names(list(dict.fromkeys(file for method in suite.methods for file in method.files.values())))
+        for file, own_name in names.items():
+            try:
+                candidate = inspect(file, name or own_name, count_macs)
+            except UserError as error:
+                if suite.models_required:
+                    raise
+                self.absent[file] = str(error)
+                continue
+            self.candidates[file] = candidate
+            self.results[file] = Results(root / candidate.name, candidate, device, code=self.code, reuse=reuse,
+                                         fresh=fresh or save_images)
+
+    @property
+    def metric_names(self) -> list[str]:
+        return [metric.name for metric in self.metrics]
+
+    def measure(self) -> None:
+        """Measures what is not kept yet. An interruption costs the scale that it meets."""
+        todo = [(file, evaluation_set, scale) for file, evaluation_set, scale in self._measurable()
+                if self._kept(file, evaluation_set, scale) is None]
+        opened, model = None, None
+        with tqdm(total=sum(len(item.dataset) for _, item, _ in todo), unit='image', disable=None, leave=False) as bar:
+            for done, (file, evaluation_set, scale) in enumerate(todo):
+                bar.set_description(f'{self.candidates[file].name} {evaluation_set.name} ×{scale:g}')
+                try:
+                    if opened != file:
+                        opened, model = file, models.load(file, self.device).use_kernels(self.kernels)
+                    self.results[file].add(self._measure_scale(model, file, evaluation_set.dataset, scale, bar.update))
+                except UserError as error:
+                    if not self.suite.tolerant:
+                        raise
+                    self.failed[file, evaluation_set.name, scale] = str(error)
+                except KeyboardInterrupt as interrupt:
+                    message = f'{done} of {len(todo)} results are kept; the same command continues'
+                    raise KeyboardInterrupt(message) from interrupt
+
+    def rows(self) -> list[dict]:
+        """The result rows of everything that was asked for and measured."""
+        found = [self._kept(file, evaluation_set, scale) for file, evaluation_set, scale in self._measurable()]
+        return [row for row in found if row]
+
+    def count_outdated(self) -> int:
+        """How many of `rows` other code has made."""
+        return sum(row.get('code') != self.code for row in self.rows())
+
+    def measurements(self) -> list[Measurement]:
+        """What the tables show, set by set and line by line. Raises: UserError when nothing of it could be measured."""
+        found = [self._measurement(method, evaluation_set, scale) for evaluation_set in self.suite.sets
+                 for method in self.suite.methods for scale in evaluation_set.scales]
+        if all(measurement.absent for measurement in found):
+            reasons = list(dict.fromkeys(measurement.absent for measurement in found))
+            raise UserError(f"nothing to measure: {'; '.join(reasons[:3])}{'; …' if len(reasons) > 3 else ''}")
+        return found
+
+    def _measurable(self) -> Iterator[tuple[str, EvaluationSet, float]]:
+        """File, set and scale of everything that can be measured."""
+        for method in self.suite.methods:
+            for file in dict.fromkeys(method.files.values()):
+                yield from ((file, evaluation_set, scale) for evaluation_set in self.suite.sets
+                            for scale in evaluation_set.scales
+                            if method.file(scale) == file and self._absence(method, evaluation_set, scale) is None)
+
+    def _absence(self, method: Method, evaluation_set: EvaluationSet, scale: float) -> str | None:
+        """Why a method cannot be measured on a set at a scale; None where it can."""
+        file = method.file(scale)
+        if evaluation_set.dataset is None or file is None:
+            return evaluation_set.absent or f'no model for ×{scale:g}'
+        if file in self.absent:
+            return self.absent[file]
+        fixed = self.candidates[file].fixed_scale
+        if fixed not in (None, scale) and self.suite.tolerant:
+            return f'{file} upscales by exactly {fixed}'
+        return self.failed.get((file, evaluation_set.name, scale))
+
+    def _kept(self, file: str, evaluation_set: EvaluationSet, scale: float) -> dict | None:
+        return self.results[file].find(evaluation_set.dataset, scale, self.metric_names)
+
+    def _measure_scale(self, model: SRModel, file: str, dataset: Evaluation, scale: float,
+                       done: Callable[[], object]) -> dict:
+        name = self.candidates[file].name
+
+        def save(pair, scale, prediction):
+            save_image(to_image(prediction), self.root / name / dataset.name / f'X{scale:g}' / f'{Path(pair.name).stem}.png')
+        measured_on = dataset.fingerprint(scale)
+        reset_peak(self.device)
+        row = evaluate_scale(model, dataset, scale, self.device, name, save if self.save_images else None, self.memory,
+                             done=done, metrics=self.metrics)
+        return {**row, 'peak_memory': peak(self.device), 'measured_on': measured_on}
+
+    def _measurement(self, method: Method, evaluation_set: EvaluationSet, scale: float) -> Measurement:
+        absent = self._absence(method, evaluation_set, scale)
+        row = (None if absent else self._kept(method.file(scale), evaluation_set, scale)) or {}
+        candidate = next((self.candidates[file] for file in method.files.values() if file in self.candidates), None)
+        return Measurement(
+            set=evaluation_set.name, encoder=method.encoder, method=method.name, scale=scale, absent=absent,
+            scores={name: row[name] for name in self.metric_names if name in row},
+            published=evaluation_set.published.scores.get((method.published, scale), {}),
+            seconds=row.get('seconds_per_image'), memory=row.get('peak_memory'),
+            params=candidate and candidate.params, macs=candidate and candidate.macs,
+            reimplementation=candidate and candidate.reimplementation,
+            published_params=evaluation_set.published.sizes.get(method.published))

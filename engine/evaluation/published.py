@@ -1,0 +1,45 @@
+"""Published figures, from configs/published.yaml."""
+from typing import NamedTuple
+
+from engine.config import read_yaml
+from engine.evaluation.metrics import METRICS
+from utils import ROOT, UserError, nearest_name
+
+PUBLISHED = ROOT / 'configs' / 'published.yaml'
+
+
+class Published(NamedTuple):
+    """What papers print.
+
+    Attributes:
+        scores: by method and scale, a value for each metric that is printed.
+        sizes: millions of parameters by method.
+    """
+    scores: dict[tuple[str, float], dict[str, float]] = {}
+    sizes: dict[str, float] = {}
+
+
+def read_published(paths: list[str], source: str) -> Published:
+    """The figures of blocks of configs/published.yaml.
+
+    Args:
+        paths: 'TABLE' or 'TABLE.SET'. A block is a list of {method, params_m, a list by scale for each metric}, or a plain
+            list of Bicubic's PSNR.
+        source: file that names them, for messages.
+    """
+    tables, scores, sizes = read_yaml(PUBLISHED), {}, {}
+    for path in paths:
+        name, _, part = str(path).partition('.')
+        block = tables.get(name, {}).get(part or 'rows')
+        if block is None:
+            raise UserError(f"{source}: published: '{path}' is not in {PUBLISHED.name}; {nearest_name(name, tables)}")
+        if not isinstance(block[0], dict):
+            block = [{'method': 'Bicubic', 'psnr': block}]
+        for entry in block:
+            for metric in METRICS.entries.keys() & entry.keys():
+                for scale, value in zip(tables[name]['scales'], entry[metric]):
+                    if value is not None:
+                        scores.setdefault((entry['method'], float(scale)), {})[metric] = value
+            if entry.get('params_m') is not None:
+                sizes[entry['method']] = entry['params_m']
+    return Published(scores, sizes)
