@@ -4,7 +4,7 @@ from pathlib import Path
 
 from utils import ROOT
 
-SOURCES = ('models/**/*.py', 'common/coords.py', 'common/arrays.py', 'imaging/reading.py', 'datasets/evaluation.py',
+SOURCES = ('models/**/*.py', 'common/coords.py', 'common/arrays.py', 'imaging/*.py', 'datasets/evaluation.py',
            'datasets/protocols/**/*.py', 'engine/evaluation/evaluate.py', 'engine/evaluation/metrics/**/*.py')
 
 
