@@ -28,7 +28,7 @@ def main() -> None:
                   help='image to write, or folder when the input is one (default: output/)')
     parser.memory_option()
     parser.option('halo', type=int, metavar='N',
-                  help='LR pixels that the encoder takes into account around each part of an image too large for the memory; '
+                  help='LR pixels around each part of an image too large for the memory that the encoder sees; '
                        'fewer than its receptive field save time, and the error is measured (default: all, no error)')
     parser.device_options()
     parser.kernels_option()
