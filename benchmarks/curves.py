@@ -8,9 +8,9 @@ start of its first stage.
 from pathlib import Path
 from statistics import fmean
 
-from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.plots import new_axes
 from common.cli import Parser, run
 from utils import UserError, atomic_path
 
@@ -40,8 +40,7 @@ def read_curve(folder: Path) -> list[tuple[int, float]]:
 
 
 def draw(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
-    figure = Figure(figsize=(7, 4.5), layout='constrained')
-    axes = figure.add_subplot()
+    figure, axes = new_axes()
     for name, points in curves.items():
         axes.plot(*zip(*points), marker='o', markersize=3, label=f'{name} ({points[-1][1]:.2f} dB)')
     axes.set(xlabel='batches', ylabel='mean PSNR on the validation set (dB)')

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import models
 from benchmarks import plain
+from benchmarks.plots import new_axes
 from common.cli import Parser, choose_device, run
 from common.coords import nearest_index, pixel_centres
 from engine.config import TRAIN_KEYS, load_config
@@ -220,11 +221,7 @@ def table(rows: list[dict]) -> str:
 
 def draw(results: dict, path: Path) -> None:
     """Time per output megapixel against scale, a line for each path and LR size."""
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout='constrained')
+    figure, axes = new_axes()
     for side, marker in zip(sorted({row['side'] for row in results['upscale']}), 'os^dv'):
         rows = sorted((row for row in results['upscale'] if row['side'] == side), key=lambda row: row['scale'])
         scales = [row['scale'] for row in rows]
