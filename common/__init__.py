@@ -1,1 +1,3 @@
 """What every part builds on: coordinates, registries, arrays and tensors, the command line."""
+
+__all__: list[str] = []

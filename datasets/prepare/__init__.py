@@ -5,3 +5,5 @@ download.py  an archive, from the user's folder or a mirror
 unpack.py    an archive → the folders that the configs expect
 check.py     whether these folders are what they should be
 """
+
+__all__: list[str] = []

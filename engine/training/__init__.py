@@ -1,1 +1,3 @@
 """Training: one optimiser, one schedule, checkpoints that resume exactly."""
+
+__all__: list[str] = []

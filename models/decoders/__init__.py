@@ -1,1 +1,3 @@
-"""Arbitrary-scale models: an encoder and a way to decode its features at any coordinate."""
+"""Models: an encoder, and a way to decode its features at any coordinate. Each file registers itself."""
+
+__all__: list[str] = []
