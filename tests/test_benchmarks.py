@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import convolutions, curves, data, plain, queries
+from benchmarks import convolutions, curves, data, plain, plots, queries
 from engine.config import TRAIN_KEYS, load_config
 from utils import UserError
 
@@ -115,6 +115,12 @@ def test_curves_of_runs(tmp_path, monkeypatch, capsys):
                                       '-output', str(tmp_path / 'out.png')])
     curves.main()
     assert (tmp_path / 'out.png').stat().st_size > 5000
+
+
+def test_plots_without_matplotlib_are_refused_in_a_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
+    with pytest.raises(UserError, match='plots need matplotlib: pip install'):
+        plots.new_axes()
 
 
 def test_the_benchmark_of_data_runs(config, monkeypatch, capsys, tmp_path):
