@@ -14,6 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get('MSIT_SHARED', ROOT.parent / 'shared')).resolve()
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for the whole suite, with a thread each; none for a file or two, which are tested sooner without."""
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    return 2 if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
 @pytest.fixture
 def shared() -> Path:
     """Folder of reference outputs (golden/) and images (data/); skips where it is absent."""
