@@ -1,4 +1,5 @@
 """Measures models on benchmark sets: python test.py -config configs/test/test-set5-4.yaml -model modelzoo/MSIT-S.pth"""
+import argparse
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def main() -> None:
     if not paper and not options.model:
         raise UserError("-model: expected a checkpoint, or 'bicubic'; only a suite names its own models")
     if options.reuse and (options.fresh or options.save_images):
-        raise UserError('-reuse: not together with -fresh or -save-images, which measure everything anew')
+        raise UserError('-reuse: not together with -fresh or -save-images, which measure everything again')
     suite = read_suite(file, data, options.model) if paper else plain_suite(options.config, data, options.model)
     single = not paper and len(options.model) == 1
     comparison = Comparison(suite, device, measures, name=options.name if single else None, save_images=options.save_images,
@@ -41,7 +42,7 @@ def main() -> None:
     print(markdown(suite.title, measurements, comparison.metric_names, columns), end='')
 
 
-def read_options():
+def read_options() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description='Measures models; prints a table and writes test/NAME/results.json and results.md for each, '
                                 'and with several models or a suite test/NAME/table.md, .tex, .csv and .json. '
@@ -57,10 +58,10 @@ def read_options():
                   help=f"what is measured, of {', '.join(metrics.METRICS.entries)} (default: {' '.join(metrics.DEFAULT)})")
     parser.option('columns', nargs='+', default=[], metavar='COLUMN',
                   help=f"more columns for the table of several models, of {', '.join(COLUMNS)}")
-    parser.option('fresh', action='store_true', help='measure everything anew, whatever is kept')
+    parser.option('fresh', action='store_true', help='measure everything again, whatever is kept')
     parser.option('reuse', action='store_true', help='use kept results also where the code has changed since')
     parser.option('save-images', action='store_true', help='keep the upscaled images in test/NAME/SET/X{scale}/; '
-                                                           'measures everything anew')
+                                                           'measures everything again')
     parser.memory_option()
     parser.device_options()
     parser.kernels_option()

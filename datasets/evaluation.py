@@ -27,14 +27,14 @@ class Pair(NamedTuple):
 class Evaluation:
     """A set of images at a list of scales.
 
-    The protocol decides how the HR image is cut, and whether the LR image is the set's own (`lr_path`/X{s}/NAMEx{s}.png)
-    or Pillow's bicubic of the HR image that was cut.
+    The protocol decides how the HR image is cut, and whether the LR image is one that comes with the set
+    (`lr_path`/X{s}/NAMEx{s}.png) or Pillow's bicubic of the HR image after the cut.
 
     Args:
         name: of the set, in tables.
-        protocol: name of a file in `datasets/protocols/`: 'benchmark' or 'div2k'.
+        protocol: registered name, 'benchmark' or 'div2k'; see `datasets/protocols/`.
         scales: real factors ≥ 1, one or a list.
-        lr_path: folder of the set's own LR images; relative to the data root.
+        lr_path: folder of the LR images that come with the set; relative to the data root.
         lr: 'own' to use them where the protocol does, or 'pil' for Pillow's at every scale.
         crop: HR side of a fixed centre crop; None for whole images. The LR image is then always Pillow's.
     """

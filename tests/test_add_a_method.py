@@ -51,7 +51,7 @@ def test_page(tmp_path):
     run(tmp_path, 'train.py', '-config', 'tiny.yaml', '-name', 'run', '-device', 'cpu')
     run(tmp_path, 'test.py', '-config', 'mini.yaml', '-model', 'save/run/epoch-last.pth', 'bicubic', '-device', 'cpu',
         '-columns', 'params', 'macs')
-    cells = json.loads((tmp_path / 'test/comparison/table.json').read_text())['cells']
+    cells = json.loads((tmp_path / 'test/comparison/table.json').read_text())['measurements']
     assert [cell['method'] for cell in cells] == ['epoch-last', 'bicubic']
     # head 3·8·9+8; two convolutions of the block and one after it, 8·8·9+8 each; MLP of 10·128+128, 128·128+128, 128·3+3
     assert cells[0]['params'] == 224 + 3 * 584 + 1408 + 16512 + 387

@@ -746,7 +746,7 @@ def test_centre_crop(tmp_path):
 
 
 @pytest.mark.parametrize(('protocol', 'scale', 'least'), [('benchmark', 2, 6), ('benchmark', 6, 18), ('div2k', 2, 18)])
-def test_too_small_a_image(tmp_path, protocol, scale, least):
+def test_too_small_an_image(tmp_path, protocol, scale, least):
     """Told at the start: of round(floor(H / s)·s) rows the border (2, 6 and 8 pixels) must leave one."""
     kept = evaluation(tmp_path / 'a', position_image(least, 40), lr='pil', protocol=protocol, scales=[1, scale])
     assert next(kept.pairs(scale)).hr.shape[0] == least

@@ -109,7 +109,7 @@ def test_border(protocol, scale, border):
 
 
 @pytest.mark.parametrize(('protocol', 'scale', 'border'), [('benchmark', 2.5, 3), ('div2k', 4, 10)])
-def test_too_small_a_image(protocol, scale, border):
+def test_too_small_an_image(protocol, scale, border):
     for size in ((2 * border, 40), (40, 2 * border)):
         with pytest.raises(UserError, match=f'{size[0]}x{size[1]} is too small.*{protocol}.*{border} pixels'):
             protocols.make(protocol).compared(torch.zeros(3, *size), scale)

@@ -101,7 +101,7 @@ def test_ranks_are_of_each_set_and_need_two():
     assert [found.get(m.place) for m in [*MEASUREMENTS, alone]] == [1, 1, 1, 2, 2, None, None, None, None]
 
 
-def test_a_missing_set_is_told_once():
+def test_a_missing_set_is_listed_once():
     absent = [measurement(name, scale, set='Urban100', absent='no such folder')
               for name in ('LTE', 'IPE') for scale in (2, 3)]
     assert absences([*MEASUREMENTS[:2], *absent]) == ['Urban100: no such folder']
@@ -113,7 +113,7 @@ def test_csv_and_json_hold_nothing_for_what_is_absent(tmp_path):
     assert [rows[0][key] for key in ('psnr', 'rank_psnr', 'published_psnr', 'ssim', 'rank_ssim', 'published_ssim')] == [
         '38.174', '1', '38.17', '0.9', '1', '']
     assert [rows[6][key] for key in ('psnr', 'rank_psnr', 'published_psnr', 'ssim')] == ['', '', '38.26', '']
-    assert json.loads((tmp_path / 'table.json').read_text())['cells'][7]['psnr'] is None
+    assert json.loads((tmp_path / 'table.json').read_text())['measurements'][7]['psnr'] is None
 
 
 # running

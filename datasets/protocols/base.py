@@ -36,7 +36,7 @@ class Protocol(ABC):
     Attributes:
         name: in configs and results.
         prepared_scales: factors at which the LR images that come with a set are used.
-        needs_own_lr: whether a missing folder of such LR images is an error; otherwise Pillow makes them.
+        needs_own_lr: whether a missing folder of these LR images is an error; otherwise Pillow makes them.
     """
     name: str
     prepared_scales: tuple[int, ...] = (2, 3, 4)
@@ -64,7 +64,7 @@ class Protocol(ABC):
         """Where LR images of this scale come from: OWN_LR, from `folder`/X{scale}, or PIL_LR.
 
         Args:
-            folder: of the set's own LR images; None where they are not to be used.
+            folder: of the LR images that come with the set; None where they are not to be used.
         Raises: UserError when the folder of this scale is missing, and the protocol needs it.
         """
         if folder is None or scale not in self.prepared_scales:

@@ -8,7 +8,7 @@ from datasets.protocols.base import Protocol, luma, register
 
 @register
 class Benchmark(Protocol):
-    """Luma Y without a border of ceil(s) pixels; LR images of the set's own at ×2, ×3 and ×4."""
+    """Luma Y without a border of ceil(s) pixels; the LR images that come with the set at ×2, ×3 and ×4."""
     name = 'benchmark'
 
     def border(self, scale: float) -> int:

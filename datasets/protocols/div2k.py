@@ -8,7 +8,7 @@ from datasets.protocols.base import Protocol, register
 
 @register
 class DIV2K(Protocol):
-    """RGB without a border of ceil(s) + 6 pixels; DIV2K's own LR images at ×2, ×3 and ×4 where they are present."""
+    """RGB without a border of ceil(s) + 6 pixels; the LR images that come with DIV2K at ×2, ×3 and ×4 where present."""
     name = 'div2k'
     needs_own_lr = False
 

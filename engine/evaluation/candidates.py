@@ -49,7 +49,7 @@ def inspect(file: str, name: str, count_macs: bool) -> Candidate:
 def macs_per_megapixel(model: SRModel) -> float:
     """Multiply-adds of matrix products and convolutions for 10⁶ output pixels, by the plain `forward`.
 
-    Counted on 24×24 LR pixels at ×4 (or the model's own factor), encoder and all queries together.
+    Counted on 24×24 LR pixels at ×4 (or the model's fixed factor), encoder and all queries together.
     """
     side = MACS_SIDE * (model.fixed_scale or MACS_SCALE)
     coord = coords.make_grid(side, side).flatten(0, 1).unsqueeze(0)                  # (1, side², 2)

@@ -1,4 +1,4 @@
-"""The measuring of a suite: models × sets × scales, one after another; what is finished is kept."""
+"""Measures a suite: models × sets × scales, one after another; finished results are kept."""
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,8 +29,8 @@ class Comparison:
         root: folder of the models' folders of results.
         save_images: keep the images; nothing that is kept is then reused.
         memory, kernels: see `SRModel.upscale` and `SRModel.use_kernels`.
-        fresh: forget what is kept.
-        reuse: take what is kept also where other code has made it.
+        fresh: ignore what is kept.
+        reuse: accept what is kept also where other code has made it.
         count_macs: count the multiply-adds of each model.
         code: digest of the code that measures; None to compute it.
     Raises: UserError where something is missing that the suite does not show as absent.
@@ -46,9 +46,9 @@ class Comparison:
         self.results: dict[str, Results] = {}                 # by file
         self.candidates: dict[str, Candidate] = {}            # by file
         names = model_names(list(dict.fromkeys(file for method in suite.methods for file in method.files.values())))
-        for file, own_name in names.items():
+        for file, file_name in names.items():
             try:
-                candidate = inspect(file, name or own_name, count_macs)
+                candidate = inspect(file, name or file_name, count_macs)
             except UserError as error:
                 if suite.models_required:
                     raise

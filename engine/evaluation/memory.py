@@ -7,7 +7,7 @@ CLEAR_REFS, STATUS = Path('/proc/self/clear_refs'), Path('/proc/self/status')  #
 
 
 def reset_peak(device: torch.device) -> None:
-    """Starts `peak` anew; that of a process only where the system allows it."""
+    """Resets what `peak` reports; that of a process only where the system allows it."""
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
     else:

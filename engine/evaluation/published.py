@@ -9,10 +9,10 @@ PUBLISHED = ROOT / 'configs' / 'published.yaml'
 
 
 class Published(NamedTuple):
-    """What papers print.
+    """Published figures.
 
     Attributes:
-        scores: by method and scale, a value for each metric that is printed.
+        scores: by method and scale, a value for each metric that is reported.
         sizes: millions of parameters by method.
     """
     scores: dict[tuple[str, float], dict[str, float]] = {}

@@ -16,13 +16,13 @@ KINDS = {'model': str, 'dataset': str, 'scale': Real, 'protocol': str, 'lr': str
 
 
 class Results:
-    """test/NAME/results.json and results.md: the rows of one model on one device, written anew with every row.
+    """test/NAME/results.json and results.md: the rows of one model on one device, rewritten with every new row.
 
     Rows of other weights or of another device are dropped, and so is whatever is damaged.
 
     Args:
         code: digest of the program's code.
-        reuse: take also rows that other code has made.
+        reuse: accept rows that other code has made.
         fresh: drop all rows.
     """
 
@@ -40,9 +40,9 @@ class Results:
                      and (self.reuse or row.get('code') == self.code) and set(metrics) <= row.keys()), None)
 
     def add(self, row: dict) -> None:
-        """Keeps a row, in the place of an older one of the same set and scale.
+        """Keeps a row, which replaces an older one of the same set and scale.
 
-        Metrics that only the older one has stay where all else is the same.
+        Metrics that only the older one has are kept where the images and the code are the same.
         """
         row = {**row, 'code': self.code}
         places = [(other['dataset'], other['scale']) for other in self.rows]

@@ -71,7 +71,7 @@ def comma_separated(measurements: list[Measurement], metrics: list[str]) -> str:
 
 def write_tables(folder: Path, title: str, measurements: list[Measurement], metrics: list[str], columns: list[str]) -> None:
     """Writes table.md, table.tex, table.csv and table.json into `folder`."""
-    content = {'title': title, 'cells': _records(measurements, metrics)}
+    content = {'title': title, 'measurements': _records(measurements, metrics)}
     write_text(folder / 'table.md', markdown(title, measurements, metrics, columns))
     write_text(folder / 'table.tex', latex(title, measurements, metrics, columns))
     write_text(folder / 'table.csv', comma_separated(measurements, metrics))

@@ -71,7 +71,7 @@ class LPIPS(Metric):
         return distance
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """(2, 3, H, W) → what each ReLU gives, (2, C, h, w)."""
+        """(2, 3, H, W) → the output of every ReLU, (2, C, h, w)."""
         found = []
         for layer in self.layers.to(x.device):
             x = layer(x)
@@ -112,13 +112,13 @@ def build(state: dict[str, Tensor], backbone: Callable[[bool], nn.Sequential],
 
     Raises: UserError when the tensors are not those that the layers need.
     """
-    own = {name.removeprefix('features.'): value for name, value in state.items() if name.startswith('features.')}
-    layers = backbone(not own)
+    trained = {name.removeprefix('features.'): value for name, value in state.items() if name.startswith('features.')}
+    layers = backbone(not trained)
     channels = [layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d)]
     names = [f'lin{number}.model.1.weight' for number in range(len(channels))]
     try:
-        if own:
-            layers.load_state_dict(own)
+        if trained:
+            layers.load_state_dict(trained)
         weights = [state[name].float().view(count) for name, count in zip(names, channels)]
     except (KeyError, RuntimeError) as error:
         raise UserError(f"-metrics lpips: {path}: expected {', '.join(names)} of {channels} channels, and all or none of "
