@@ -4,17 +4,22 @@ import sys
 from pathlib import Path
 
 from common.cli import Parser, choose_device, run
+from engine.config import SUITE_KEYS, TEST_KEYS, load_config
 from engine.evaluation import metrics
 from engine.evaluation.columns import COLUMNS
 from engine.evaluation.comparison import Comparison
 from engine.evaluation.evaluate import format_table
 from engine.evaluation.suite import is_suite, plain_suite, read_suite
 from engine.evaluation.table_files import markdown, write_tables
+from engine.yaml_files import to_yaml
 from utils import UserError, nearest_name
 
 
 def main() -> None:
     options = read_options()
+    if options.print_config:
+        print_configs(options.config, options.set)
+        return
     device = choose_device(options)
     measures, columns = metrics.make(options.metrics), checked_columns(options.columns)
     data, file = Path(options.data), options.config[0]
@@ -25,7 +30,8 @@ def main() -> None:
         raise UserError("-model: expected a checkpoint, or 'bicubic'; only a suite names its own models")
     if options.reuse and (options.fresh or options.save_images):
         raise UserError('-reuse: not together with -fresh or -save-images, which measure everything again')
-    suite = read_suite(file, data, options.model) if paper else plain_suite(options.config, data, options.model)
+    suite = (read_suite(file, data, options.model, options.set) if paper
+             else plain_suite(options.config, data, options.model, options.set))
     single = not paper and len(options.model) == 1
     comparison = Comparison(suite, device, measures, name=options.name if single else None, save_images=options.save_images,
                             memory=options.memory, kernels=not options.no_kernels, fresh=options.fresh, reuse=options.reuse,
@@ -49,6 +55,7 @@ def read_options() -> argparse.Namespace:
                                 'What is finished is kept: the same command continues.')
     parser.option('config', required=True, nargs='+', metavar='FILE',
                   help='one or more of configs/test/test-….yaml, or a suite such as configs/test/paper-table1.yaml')
+    parser.config_options()
     parser.option('model', nargs='+', metavar='FILE',
                   help="checkpoints, names of weights in modelzoo/, or 'bicubic'; default: those of the suite")
     parser.option('name', metavar='NAME', help="in tables, and of the folder test/NAME; default: the checkpoint's name; "
@@ -66,6 +73,12 @@ def read_options() -> argparse.Namespace:
     parser.device_options()
     parser.kernels_option()
     return parser.parse_args()
+
+
+def print_configs(files: list[str], overrides: list[str]) -> None:
+    """Prints each config as it would be used, one YAML document per file."""
+    configs = [load_config(file, SUITE_KEYS if is_suite(file) else TEST_KEYS, overrides) for file in files]
+    print('---\n'.join(map(to_yaml, configs)), end='')
 
 
 def checked_columns(names: list[str]) -> list[str]:

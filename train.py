@@ -11,6 +11,7 @@ from engine.distributed import World, join
 from engine.training.folder import choose_resume
 from engine.training.record import quiet_writer_thread
 from engine.training.trainer import Trainer
+from engine.yaml_files import to_yaml
 
 
 def main() -> None:
@@ -22,7 +23,8 @@ def train(world: World) -> None:
     """Reads the options and trains, together with the other processes of `world`."""
     parser = Parser(description='Trains a model; writes save/NAME/.')
     parser.option('config', required=True, metavar='FILE', help='configs/train/….yaml')
-    parser.option('name', metavar='NAME', help="of the run's folder save/NAME; default: the config's name")
+    parser.config_options()
+    parser.option('name', metavar='NAME', help="run name; output goes to save/NAME (default: the config's name)")
     parser.option('resume', metavar='auto|FILE', help="'auto' continues save/NAME/epoch-last.pth where there is one")
     parser.option('pretrain', metavar='FILE', help='the stage-1 checkpoint that this stage starts from')
     parser.option('data', default='data', metavar='DIR', help='root of the relative paths in the config (default: data)')
@@ -30,15 +32,19 @@ def train(world: World) -> None:
     parser.kernels_option()
     options = parser.parse_args()
 
-    config = load_config(options.config, TRAIN_KEYS)
+    config = load_config(options.config, TRAIN_KEYS, options.set)
     if options.no_kernels:
         config['fused'] = False
+    if options.print_config:
+        if world.main:
+            print(to_yaml(config), end='')
+        return
     folder = Path('save') / (options.name or Path(options.config).stem)
     device = choose_device(options, world.local_rank, config.get('tf32', False))
     world.connect(device)
     resume = world.broadcast(choose_resume(folder, options.resume) if world.main else None)
     pretrain = Path(options.pretrain) if options.pretrain else None
-    with named(options.config):
+    with named(options.config, options.set):
         trainer = Trainer(config=config, folder=folder, data_root=Path(options.data), device=device, resume=resume,
                           pretrain=pretrain, world=world)
     trainer.train()

@@ -3,6 +3,7 @@ import contextlib
 import difflib
 import os
 import random
+import reprlib
 import secrets
 from pathlib import Path
 
@@ -11,6 +12,12 @@ import torch
 
 ROOT = Path(__file__).resolve().parent  # of the project
 PARTIAL = '.partial-'  # files begin so until they are complete
+VALUE_LENGTH = 80  # characters of a value that a message prints
+
+_repr = reprlib.Repr()
+_repr.maxlevel = 3
+_repr.maxlist = _repr.maxtuple = _repr.maxdict = _repr.maxset = 10
+_repr.maxstring = _repr.maxother = _repr.maxlong = VALUE_LENGTH
 
 
 class UserError(ValueError):
@@ -24,10 +31,26 @@ class RunError(RuntimeError):
     """The run cannot go on although the input was right (a non-finite loss, say): one line, exit status 1."""
 
 
+def shortened(value: object, quotes: bool = True) -> str:
+    """The repr of a value as a message prints it: at most VALUE_LENGTH characters, whatever the value contains.
+
+    Only the beginning is written out, so large, deeply nested and self-repeating values (YAML aliases) cost nothing.
+
+    Args:
+        quotes: False leaves out those of a text, for names and keys.
+    """
+    try:
+        text = _repr.repr(value)
+    except ValueError:  # an integer of more digits than Python converts
+        text = f'<{type(value).__name__} of too many digits>'
+    text = text if len(text) <= VALUE_LENGTH else f'{text[:VALUE_LENGTH - 1]}…'
+    return text if quotes or not isinstance(value, str) else text[1:-1]
+
+
 def nearest_name(name: object, choices) -> str:
-    """'…; did you mean X?' for the likeliest misspelling, and all the choices: the tail of an error message."""
+    """'did you mean X?' for the likeliest misspelling, and all the choices: the tail of an error message."""
     choices = sorted(map(str, choices))
-    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(shortened(name, quotes=False), choices, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ''
     return f"{hint}(choices: {', '.join(choices) or 'none'})"
 

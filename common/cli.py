@@ -24,6 +24,12 @@ class Parser(argparse.ArgumentParser):
     def kernels_option(self) -> None:
         self.option('no-kernels', action='store_true', help="plain PyTorch in the place of this project's GPU kernels")
 
+    def config_options(self) -> None:
+        self.option('set', nargs='+', action='extend', default=[], metavar='KEY.PATH=VALUE',
+                    help='change keys of the config, such as optimizer.args.lr=2e-4; values are YAML, null removes a key')
+        self.option('print-config', action='store_true',
+                    help='print the config as it would be used, with its base and -set, and do nothing else')
+
     def memory_option(self) -> None:
         self.option('memory', type=parse_memory, metavar='SIZE',
                     help='memory for upscaling, such as 2G or 500M (default: a modest share of what is free); '

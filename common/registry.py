@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable
 
-from utils import UserError, nearest_name
+from utils import UserError, nearest_name, shortened
 
 
 class SpecError(UserError):
@@ -47,29 +47,30 @@ class Registry:
     def check(self, spec: object, path: str) -> None:
         """Raises SpecError, naming the key's `path`, unless `spec` is one that `make` can build."""
         if not isinstance(spec, dict):
-            raise SpecError(f"{path}: expected a block with 'name' and 'args', got {spec!r}")
+            raise SpecError(f"{path}: expected a block with 'name' and 'args', got {shortened(spec)}")
         for key in spec:
             if key not in ('name', 'args'):
-                raise SpecError(f"{path}.{key}: unknown key; {nearest_name(key, ('name', 'args'))}")
+                raise SpecError(f"{path}.{shortened(key, quotes=False)}: unknown key; {nearest_name(key, ('name', 'args'))}")
         name = spec.get('name')
         if not isinstance(name, str):
-            raise SpecError(f'{path}.name: expected the name of a {self.kind}, got {name!r}')
+            raise SpecError(f'{path}.name: expected the name of a {self.kind}, got {shortened(name)}')
         if name not in self.entries:
-            raise SpecError(f"{path}.name: unknown {self.kind} '{name}'; {nearest_name(name, self.entries)}")
+            raise SpecError(f'{path}.name: unknown {self.kind} {shortened(name)}; {nearest_name(name, self.entries)}')
         args = spec.get('args')
         args = {} if args is None else args
         if not isinstance(args, dict):
-            raise SpecError(f"{path}.args: expected a block of arguments of {self.kind} '{name}', got {args!r}")
+            raise SpecError(f"{path}.args: expected a block of arguments of {self.kind} '{name}', got {shortened(args)}")
 
         parameters = self.arguments(name)
         for key, value in args.items():
             if key not in parameters:
-                raise SpecError(f"{path}.args.{key}: {self.kind} '{name}' has no such argument; "
-                                f"{nearest_name(key, parameters)}")
+                raise SpecError(f"{path}.args.{shortened(key, quotes=False)}: {self.kind} '{name}' has no such argument; "
+                                f'{nearest_name(key, parameters)}')
             if str(key).endswith('_spec') and value is not None:
                 self.check(value, f'{path}.args.{key}')
             elif not is_a(value, parameters[key].annotation):
-                raise SpecError(f'{path}.args.{key}: expected {type_name(parameters[key].annotation)}, got {value!r}')
+                raise SpecError(f'{path}.args.{key}: expected {type_name(parameters[key].annotation)}, '
+                                f'got {shortened(value)}')
         missing = [key for key, parameter in parameters.items()
                    if parameter.default is parameter.empty and key not in args]
         if missing:

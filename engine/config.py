@@ -1,17 +1,17 @@
-"""YAML configs: reading, inheritance (`base:`) and checking of every key before anything runs."""
+"""Configs: the keys that there are, and the check of every one before anything runs."""
 import math
-import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
+import models  # noqa: F401  (fills MODELS)
 from common.registry import MODELS, SpecError
 from datasets import DATASETS, WRAPPERS
 from engine.training.losses import LOSSES
 from engine.training.schedule import OPTIMIZERS, SCHEDULES
-from utils import UserError, nearest_name
+from engine.yaml_files import apply_overrides, plain, read_yaml
+from utils import UserError, nearest_name, shortened
 
 
 class Key(NamedTuple):
@@ -21,7 +21,7 @@ class Key(NamedTuple):
     """
     kind: object
     required: bool = False
-    minimum: int = 0
+    minimum: float = 0
     choices: tuple[str, ...] = ()
 
 
@@ -31,7 +31,7 @@ class ListOf(NamedTuple):
 
     def check(self, value: object, path: str) -> None:
         if not isinstance(value, list) or not value:
-            raise UserError(f"{path}: expected a list of blocks with {', '.join(self.keys)}, got {value!r}")
+            raise UserError(f"{path}: expected a list of blocks with {', '.join(self.keys)}, got {shortened(value)}")
         for number, block in enumerate(value):
             check_keys(block, self.keys, f'{path}[{number}].')
 
@@ -39,16 +39,26 @@ class ListOf(NamedTuple):
 NUMBER = (int, float)
 
 
+class ListOfValues(NamedTuple):
+    """The kind of a key that holds a list of plain values, each of this type or one of these types."""
+    kind: type | tuple[type, ...]
+
+    def check(self, value: object, path: str) -> None:
+        check_value(value, Key(list), path)
+        for number, each in enumerate(value):
+            check_value(each, Key(self.kind, minimum=-math.inf), f'{path}[{number}]')
+
+
 class Factors:
     """The kind of a key that holds a number of at least 0 for each of some names."""
 
     def check(self, value: object, path: str) -> None:
         if not isinstance(value, dict):
-            raise UserError(f'{path}: expected a block with a number for each name, got {value!r}')
+            raise UserError(f'{path}: expected a block with a number for each name, got {shortened(value)}')
         for name, number in value.items():
             if not isinstance(name, str) or not name:
-                raise UserError(f'{path}: expected names, got {name!r}')
-            check_value(number, Key(NUMBER), f'{path}.{name}')
+                raise UserError(f'{path}: expected names, got {shortened(name)}')
+            check_value(number, Key(NUMBER), f'{path}.{shortened(name, quotes=False)}')
 
 
 class Between(NamedTuple):
@@ -59,10 +69,10 @@ class Between(NamedTuple):
     def check(self, value: object, path: str) -> None:
         number = isinstance(value, NUMBER) and not isinstance(value, bool)
         if not number or not self.low < value < self.high:
-            raise UserError(f'{path}: expected a number above {self.low:g} and below {self.high:g}, got {value!r}')
+            raise UserError(f'{path}: expected a number above {self.low:g} and below {self.high:g}, got {shortened(value)}')
 
 
-NORM = {'sub': Key(list, True), 'div': Key(list, True)}
+NORM = {'sub': Key(ListOfValues(NUMBER), True), 'div': Key(ListOfValues(NUMBER), True)}
 SOURCE = {'dataset': Key(DATASETS, True), 'wrapper': Key(WRAPPERS, True)}
 
 TRAIN_KEYS = {
@@ -92,86 +102,45 @@ TRAIN_KEYS = {
 TEST_KEYS = {'test_dataset': Key(SOURCE, True)}
 SUITE_KEYS = {
     'title': Key(str, True),
-    'sets': Key(ListOf({'config': Key(str, True), 'published': Key(list)}), True),
+    'sets': Key(ListOf({'config': Key(str, True), 'published': Key(ListOfValues(str))}), True),
     'rows': Key(ListOf({'encoder': Key(str), 'method': Key(str, True), 'model': Key((str, dict), True),
                         'published': Key(str)}), True),
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-4 as a number, and refuses a key given twice."""
+def load_config(path: str | Path, keys: dict[str, Key], overrides: Sequence[str] = ()) -> dict:
+    """Reads a config, resolves its `base`, applies changes and checks the result.
 
-
-_Loader.add_implicit_resolver(
-    'tag:yaml.org,2002:float', re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$'), list('-+0123456789'))
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
-    seen = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", key_node.start_mark)
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def load_config(path: str | Path, keys: dict[str, Key]) -> dict:
-    """Reads a config, resolves its `base`, and checks it against `keys` (TRAIN_KEYS, TEST_KEYS or SUITE_KEYS).
-
-    Raises: UserError that names the file, the path of the key, and the nearest valid name.
+    Args:
+        keys: TRAIN_KEYS, TEST_KEYS or SUITE_KEYS.
+        overrides: the changes of -set, 'key.path=value' each.
+    Raises: UserError that names the file, or -set, the path of the key, and the nearest valid name.
     """
-    config = read_yaml(Path(path))
-    check_keys(config, keys, f'{path}: ')
-    return config
+    config = read_yaml(path)
+    changed = apply_overrides(config, overrides)
+    problem = _problem(changed, keys)
+    if problem is not None:
+        source = f'{path}: ' if problem == _problem(config, keys) else '-set '
+        raise UserError(f'{source}{problem}')
+    return changed
 
 
-def read_yaml(path: Path, children: tuple[Path, ...] = ()) -> dict:
-    """The mapping of a YAML file, merged over the file that its `base` names (relative to its own folder)."""
-    path = path.resolve()
-    if not path.is_file():
-        raise UserError(f'{path}: no such config file')
-    if path in children:
-        raise UserError(f"{path}: its 'base' leads back to itself")
+def _problem(config: dict, keys: dict[str, Key]) -> str | None:
+    """What is wrong with a config, beginning with the path of the key; None when it is valid."""
     try:
-        config = yaml.load(path.read_text(encoding='utf-8'), _Loader)
-    except (yaml.YAMLError, ValueError, TypeError) as error:  # also text that is no UTF-8, a 13th month, a list as a key
-        raise UserError(f'{path}: not valid YAML: {" ".join(str(error).split())}') from error
-    if not isinstance(config, dict):
-        raise UserError(f'{path}: expected a mapping of config keys, got {type(config).__name__}')
-    if 'base' not in config:
-        return config
-    base = config.pop('base')
-    if not isinstance(base, str):
-        raise UserError(f'{path}: base: expected the name of a config file, got {base!r}')
-    return merge(read_yaml(path.parent / base, (*children, path)), config)
-
-
-def merge(base: dict, changes: dict) -> dict:
-    """`base` with `changes` on top: blocks are merged key by key, everything else is replaced.
-
-    A {name, args} block under another name takes none of the arguments of the one it replaces.
-    """
-    is_spec = 'name' in base and base.keys() <= {'name', 'args'}
-    if is_spec and changes.get('name', base['name']) != base['name']:
-        return changes
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = merge(base[key], value) if both else value
-    return merged
+        check_keys(config, keys, '')
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def check_keys(block: object, keys: dict[str, Key], path: str) -> None:
     """Raises UserError unless `block` has exactly the keys, and kinds of values, that `keys` allow."""
     if not isinstance(block, dict):
-        raise UserError(f"{path.rstrip('.')}: expected a block with {', '.join(keys)}, got {block!r}")
+        raise UserError(f"{path.rstrip('.')}: expected a block with {', '.join(keys)}, got {shortened(block)}")
     for name in block:
         if name not in keys:
-            raise UserError(f'{path}{name}: unknown key; {nearest_name(name, keys)}')
+            raise UserError(f'{path}{shortened(name, quotes=False)}: unknown key; {nearest_name(name, keys)}')
     for name, key in keys.items():
         if key.required and name not in block:
             raise UserError(f'{path}{name}: this key is missing')
@@ -188,11 +157,11 @@ def check_value(value: object, key: Key, path: str) -> None:
         kind.check(value, path)
     elif isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        raise UserError(f"{path}: expected {' or '.join(k.__name__ for k in kinds)}, got {value!r}")
+        raise UserError(f"{path}: expected {' or '.join(k.__name__ for k in kinds)}, got {shortened(value)}")
     elif isinstance(value, NUMBER) and not key.minimum <= value < 2 ** 63:
-        raise UserError(f'{path}: expected a number from {key.minimum} to 2^63, got {value!r}')
+        raise UserError(f'{path}: expected a number from {key.minimum} to 2^63, got {shortened(value)}')
     elif key.choices and value not in key.choices:
-        raise UserError(f'{path}: got {value!r}; {nearest_name(value, key.choices)}')
+        raise UserError(f'{path}: got {shortened(value)}; {nearest_name(value, key.choices)}')
 
 
 def changes(before: object, after: object, path: str = '') -> list[str]:
@@ -203,17 +172,14 @@ def changes(before: object, after: object, path: str = '') -> list[str]:
     return [] if before == after else [f'{path} {plain(before)} → {plain(after)}']
 
 
-def plain(value: object) -> str:
-    """A config's value on one line of YAML."""
-    if value is None:
-        return 'none'
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf).removesuffix('...\n').strip()
-
-
 @contextmanager
-def named(path: str | Path):
-    """Puts the config's file name before the path of a key that turns out wrong while things are built from it."""
+def named(path: str | Path, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Puts the config's file name before the path of a key that turns out wrong while things are built from it.
+
+    Args:
+        overrides: the changes of -set that the config has.
+    """
     try:
         yield
     except SpecError as error:
-        raise UserError(f'{path}: {error}') from error
+        raise UserError(f'{path}{" with -set" if overrides else ""}: {error}') from error

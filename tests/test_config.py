@@ -1,5 +1,8 @@
 """Configs: inheritance, what each mistake is answered with, and the values of the shipped files."""
 import copy
+import re
+import shlex
+import sys
 import types
 from pathlib import Path
 
@@ -8,18 +11,29 @@ import yaml
 
 import datasets
 import models
+import test
+import train
+from common.cli import run
 from common.registry import MODELS
-from engine.config import TEST_KEYS, TRAIN_KEYS, changes, load_config
+from engine.config import SUITE_KEYS, TEST_KEYS, TRAIN_KEYS, Key, changes, load_config
 from engine.training.schedule import OPTIMIZERS, SCHEDULES
-from utils import UserError
+from engine.yaml_files import plain, to_yaml
+from utils import UserError, shortened
 
-CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
-TRAIN_CONFIGS = sorted(
-    path for folder in ('train', 'ablation', 'budget', 'zoo') for path in (CONFIGS / folder).glob('*.yaml'))
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / 'configs'
+TRAIN_CONFIGS = sorted(path for folder in ('train', 'ablation', 'zoo') for path in (CONFIGS / folder).glob('*.yaml'))
 TEST_CONFIGS = sorted((CONFIGS / 'test').glob('*.yaml'))
 PAPER_SCALES = {'set5': [2, 3, 4, 6, 8], 'set14': [2, 3, 4, 6, 8], 'bsd100': [2, 3, 4, 6, 8], 'urban100': [2, 3, 4, 6, 8],
                 'div2k': [2, 3, 4, 6, 12, 18, 24, 30]}
 REMOVED = object()
+
+
+class Anything:
+    """The kind of a key that takes every value."""
+
+    def check(self, value, path):
+        pass
 
 
 @pytest.fixture
@@ -157,6 +171,28 @@ def test_a_name_among_the_arguments_is_no_other_block(tmp_path, train_config):
     assert args == {'name': 'Mine', 'protocol': 'div2k', 'scales': [2]}
 
 
+def test_null_removes_what_the_base_has(tmp_path, train_config):
+    write(tmp_path, train_config, 'root.yaml')
+    path = write(tmp_path, 'base: root.yaml\nclip_grad: null\nval_dataset: ~\ntrain_dataset: {epoch_batches: null}')
+    expected = change(change(train_config, 'clip_grad', REMOVED), 'val_dataset', REMOVED)
+    expected = change(expected, 'train_dataset.epoch_batches', REMOVED)
+    assert load_config(path, TRAIN_KEYS) == expected
+    write(tmp_path, 'base: root.yaml\nclip_gradd: null', 'wrong.yaml')  # nothing of that name is there to remove
+    with pytest.raises(UserError, match=r"wrong\.yaml: clip_gradd: unknown key; did you mean 'clip_grad'"):
+        load_config(tmp_path / 'wrong.yaml', TRAIN_KEYS)
+
+
+def test_two_bases_may_follow_one_another_and_no_more(tmp_path, train_config):
+    for child, parent in (('b', 'a'), ('c', 'b'), ('d', 'c')):
+        write(tmp_path, f'base: {parent}.yaml\nseed: 5', f'{child}.yaml')
+    write(tmp_path, train_config, 'a.yaml')
+    assert load_config(tmp_path / 'c.yaml', TRAIN_KEYS) == {**train_config, 'seed': 5}
+    with pytest.raises(UserError) as error:
+        load_config(tmp_path / 'd.yaml', TRAIN_KEYS)
+    assert str(error.value) == (f'{tmp_path}/d.yaml: base: expected at most 2 bases that follow one another, got '
+                                'd.yaml → c.yaml → b.yaml → a.yaml; name a nearer file as the base')
+
+
 def test_cycles(tmp_path):
     write(tmp_path, 'base: b.yaml', 'a.yaml')
     write(tmp_path, 'base: sub/../c.yaml', 'b.yaml')
@@ -172,6 +208,180 @@ def test_missing_base(tmp_path):
     write(tmp_path, 'base: absent.yaml')
     with pytest.raises(UserError, match=r'absent\.yaml: no such config file'):
         load_config(tmp_path / 'config.yaml', TRAIN_KEYS)
+
+
+# changes from the command line
+
+def test_set_changes_what_a_file_with_this_base_would(tmp_path, train_config):
+    overrides = ('optimizer.args.lr=2e-4', 'train_dataset.batch_size=8', 'tf32=true',
+                 'val_dataset.wrapper.args.scales=[2, 3.5]', 'lr_factors={mssa.position_bias: 100, imnet: 2}',
+                 'model.args.reparam=rim', 'epoch_save=7',
+                 'train_dataset.dataset.args.root_path=a=b')
+    config = load_config(write(tmp_path, train_config), TRAIN_KEYS, overrides)
+    expected = copy.deepcopy(train_config)
+    expected['optimizer']['args']['lr'] = 0.0002
+    expected['train_dataset'] |= {'batch_size': 8}
+    expected['train_dataset']['dataset']['args']['root_path'] = 'a=b'
+    expected['val_dataset']['wrapper']['args']['scales'] = [2, 3.5]
+    expected['model']['args']['reparam'] = 'rim'
+    expected |= {'tf32': True, 'lr_factors': {'mssa.position_bias': 100, 'imnet': 2}, 'epoch_save': 7}
+    assert config == expected
+
+
+@pytest.mark.parametrize('overrides', [
+    ('optimizer.name=sgd', 'optimizer.args.momentum=0.9'), ('optimizer.args.momentum=0.9', 'optimizer.name=sgd'),
+    ('optimizer={name: sgd, args: {momentum: 0.9}}',)])
+def test_set_of_another_name_drops_the_old_arguments(tmp_path, train_config, overrides):
+    config = load_config(write(tmp_path, train_config), TRAIN_KEYS, overrides)
+    assert config == {**train_config, 'optimizer': {'name': 'sgd', 'args': {'momentum': 0.9}}}
+    same = load_config(tmp_path / 'config.yaml', TRAIN_KEYS, ('optimizer.name=adam', 'optimizer.args.eps=1e-6'))
+    assert same['optimizer'] == {'name': 'adam', 'args': {'lr': 0.001, 'eps': 1e-6}}
+
+
+def test_set_to_null_removes_a_key(tmp_path, train_config):
+    path = write(tmp_path, {**train_config, 'lr_factors': {'imnet': 2, 'encoder': 3}})
+    config = load_config(path, TRAIN_KEYS, ('clip_grad=null', 'lr_schedule=~', 'lr_factors.imnet=null'))
+    expected = change(change(train_config, 'clip_grad', REMOVED), 'lr_schedule', REMOVED)
+    assert config == {**expected, 'lr_factors': {'encoder': 3}}
+
+
+def test_null_is_a_value_among_arguments(tmp_path, train_config):
+    """LTE's scale_max is 4 unless it is given; null, no limit, must not turn into that."""
+    parts = {key: train_config['model']['args'][key] for key in ('encoder_spec', 'imnet_spec')}
+    spec = {'name': 'lte', 'args': {**parts, 'scale_max': 2}}
+    path = write(tmp_path, {**train_config, 'model': spec})
+    config = load_config(path, TRAIN_KEYS, ('model.args.scale_max=null', 'val_dataset.wrapper.args.crop=null'))
+    assert config['model']['args']['scale_max'] is None and config['val_dataset']['wrapper']['args']['crop'] is None
+    write(tmp_path, f'base: {path.name}\nmodel: {{args: {{scale_max: null}}}}', 'child.yaml')
+    assert load_config(tmp_path / 'child.yaml', TRAIN_KEYS)['model']['args']['scale_max'] is None
+    with pytest.raises(UserError, match=r'^-set model\.args\.hidden_dim: expected int, got None'):
+        load_config(path, TRAIN_KEYS, ('model.args.hidden_dim=null',))
+
+
+def test_set_completes_a_file(tmp_path, train_config):
+    path = write(tmp_path, change(train_config, 'epoch_max', REMOVED))
+    assert load_config(path, TRAIN_KEYS, ('epoch_max=2',)) == train_config
+
+
+@pytest.mark.parametrize(('override', 'told'), [
+    ('train_dataset.batchsize=8', "-set train_dataset.batchsize: unknown key; did you mean 'batch_size'?"),
+    ('optimiser.args.lr=1', "-set optimiser: unknown key; did you mean 'optimizer'?"),
+    ('optimizer.arg.lr=1', "-set optimizer.arg: unknown key; did you mean 'args'?"),
+    ('optimizer.args.lrr=1', "-set optimizer.args.lrr: optimizer 'adam' has no such argument; did you mean 'lr'?"),
+    ('model.args.encoder_spec.args.n_feat=8',
+     "-set model.args.encoder_spec.args.n_feat: model 'edsr-baseline' has no such argument; did you mean 'n_feats'?"),
+    ('model.name=mist', "-set model.name: unknown model 'mist'; did you mean 'msit'?"),
+    ('epoch_max=3.5', '-set epoch_max: expected int, got 3.5'), ("epoch_max='3'", "-set epoch_max: expected int, got '3'"),
+    ('epoch_max=1e1', '-set epoch_max: expected int, got 10.0'),
+    ('epoch_max=-1', '-set epoch_max: expected a number from 1'),
+    ('epoch_max.x=1', "-set epoch_max: expected int, got {'x': 1}"),
+    ('epoch_max=null', '-set epoch_max: this key is missing'),
+    ('model.args.heads=two', "-set model.args.heads: expected int, got 'two'"),
+    ('clip_gradd=null', "-set clip_gradd: unknown key; did you mean 'clip_grad'?"),
+    ('train_dataset.wrapper.name=sr-evaluation',
+     "-set train_dataset.wrapper.args: dataset wrapper 'sr-evaluation' needs name"),
+    ('lr_factors.mssa.position_bias=2', "-set lr_factors.mssa: expected int or float, got {'position_bias': 2}"),
+    ('base=other.yaml', '-set base: unknown key'), ('seed', "-set 'seed': expected KEY.PATH=VALUE"),
+    ('seed=', "-set 'seed=': expected KEY.PATH=VALUE"), ('=1', "-set '=1': expected KEY.PATH=VALUE"),
+    ('model..name=x', "-set 'model..name=x': expected KEY.PATH=VALUE"), ('seed=[1', '-set seed: not valid YAML'),
+    ('seed={a: 1, a: 2}', "-set seed: not valid YAML: the key 'a' is given twice")])
+def test_wrong_changes(tmp_path, train_config, override, told):
+    with pytest.raises(UserError) as error:
+        load_config(write(tmp_path, train_config), TRAIN_KEYS, (override,))
+    assert str(error.value).startswith(told) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('overrides', [
+    ('seed=1', 'seed=2'), ('optimizer={name: sgd}', 'optimizer.args.lr=1'),
+    ('optimizer.args.lr=1', 'optimizer={name: sgd}')])
+def test_a_key_is_set_once(tmp_path, train_config, overrides):
+    with pytest.raises(UserError, match=f"^-set {overrides[1].partition('=')[0]}: given twice"):
+        load_config(write(tmp_path, train_config), TRAIN_KEYS, overrides)
+
+
+def test_a_mistake_of_the_file_is_not_blamed_on_set(tmp_path, train_config):
+    path = write(tmp_path, {**train_config, 'sed': 1})
+    with pytest.raises(UserError) as error:
+        load_config(path, TRAIN_KEYS, ('seed=2',))
+    assert str(error.value).startswith(f"{path}: sed: unknown key; did you mean 'seed'?")
+
+
+# the commands
+
+def command(main, monkeypatch, capsys, *words) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of a command."""
+    monkeypatch.setattr(sys, 'argv', ['command', *map(str, words)])
+    try:
+        run(main)
+        status = 0
+    except SystemExit as leaving:
+        status = leaving.code
+    return status, *capsys.readouterr()
+
+
+def test_print_config_of_train(tmp_path, monkeypatch, capsys):
+    """Its output is itself a config, equal to what the first one resolves to; nothing is written, no data is needed."""
+    monkeypatch.chdir(tmp_path)
+    file = CONFIGS / 'train/train_rdn_baseline_MsIT_rim.yaml'
+    words = ['-config', file, '-set', 'optimizer.args.lr=2e-4', 'epoch_save=null', '--set', 'seed=3', '-print-config']
+    status, text, error = command(train.main, monkeypatch, capsys, *words)
+    assert (status, error) == (0, '') and list(tmp_path.iterdir()) == []
+    expected = change(load_config(file, TRAIN_KEYS), 'optimizer.args.lr', 0.0002)
+    del expected['epoch_save']
+    assert load_config(write(tmp_path, text), TRAIN_KEYS) == {**expected, 'seed': 3} and 'base:' not in text
+
+
+def test_print_config_of_test(tmp_path, monkeypatch, capsys):
+    """-set applies to each config; several are several documents."""
+    files = [CONFIGS / f'test/test-{name}.yaml' for name in ('set5', 'set14')]
+    words = ['-set', 'test_dataset.wrapper.args.scales=[2.5]', '-print-config']
+    status, text, error = command(test.main, monkeypatch, capsys, '-config', *files, *words)
+    assert (status, error) == (0, '')
+    for file, part in zip(files, text.split('---\n'), strict=True):
+        expected = change(load_config(file, TEST_KEYS), 'test_dataset.wrapper.args.scales', [2.5])
+        assert load_config(write(tmp_path, part), TEST_KEYS) == expected
+    suite = CONFIGS / 'test/paper-table1.yaml'
+    status, text, error = command(test.main, monkeypatch, capsys, '-config', suite, '-set', 'title=Mine', '-print-config')
+    assert (status, error) == (0, '')
+    assert load_config(write(tmp_path, text), SUITE_KEYS) == {**load_config(suite, SUITE_KEYS), 'title': 'Mine'}
+
+
+@pytest.mark.parametrize('words', [['-print-config'], ['-device', 'cpu']])
+def test_wrong_changes_of_a_command(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    for main, file in ((train.main, 'train/train_msit_s.yaml'), (test.main, 'test/test-set5.yaml')):
+        more = ['-model', 'bicubic'] if main is test.main else []
+        status, out, error = command(main, monkeypatch, capsys, '-config', CONFIGS / file, *more, '-set', 'sed=1', *words)
+        assert (status, out) == (2, '') and error.startswith('error: -set sed: unknown key; ') and error.count('\n') == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_set_reaches_the_measurement(shared, tmp_path, monkeypatch, capsys):
+    """Set5 and its copy under another name, both at the scale that -set gives."""
+    monkeypatch.chdir(tmp_path)
+    words = ['-config', CONFIGS / 'test/test-set5-4.yaml', '-model', 'bicubic', '-data', shared / 'data', '-device', 'cpu',
+             '-set', 'test_dataset.wrapper.args.scales=[2]', 'test_dataset.dataset.args.first_k=1']
+    status, out, error = command(test.main, monkeypatch, capsys, *words)
+    assert (status, error) == (0, '')
+    assert re.findall(r'Set5 \| (\S+) ', out) == ['2']
+
+
+def test_mistakes_found_while_building_name_set(tmp_path, monkeypatch, capsys, tiny_msit):
+    monkeypatch.chdir(tmp_path)
+    file = CONFIGS / 'train/train_msit_s.yaml'
+    words = ['-config', file, '-device', 'cpu', '-set', 'model.args.heads=5']
+    status, _, error = command(train.main, monkeypatch, capsys, *words)
+    assert status == 2 and error.startswith(f'error: {file} with -set: model.args: ') and '5 heads' in error
+
+
+@pytest.mark.parametrize('value', ['1e-4', '2E3', '0.5', 'yes', 'null', '~', '2001-01-01', '', ' x',
+                                   'ü', '[a]', '1_000', 'a: b', '#'])
+def test_texts_survive_being_written(tmp_path, value):
+    """A text that would be read as a number, or as anything else, is written in quotes."""
+    config = {'title': value, 'list': [value], 'number': 1e-4, 'factor': 1e22, 'empty': {}, 'none': None}
+    loaded = load_config(write(tmp_path, to_yaml(config)), {key: Key(Anything()) for key in config})
+    assert loaded == config and type(loaded['title']) is str
+    assert plain('1e-4') == "'1e-4'" and plain(1e-4) == '0.0001'
 
 
 # mistakes
@@ -311,7 +521,112 @@ def test_a_wrong_wrapper_is_told_before_images_are_looked_for(wrapper, told):
     assert str(error.value).startswith(told)
 
 
+# messages stay short
+
+LAUGHS = 'a0: &a0 [lol, lol]\n' + ''.join(f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 10)}]\n' for i in range(1, 16))
+
+
+@pytest.mark.parametrize(('value', 'expected'), [
+    (1e-4, '0.0001'), ('x', "'x'"), ([2, 3], '[2, 3]'), ({'a': [1]}, "{'a': [1]}"), (None, 'None'), (True, 'True'),
+    ('a\nb', "'a\\nb'")])
+def test_short_values_are_printed_as_they_are(value, expected):
+    assert shortened(value) == expected
+
+
+def test_long_values_are_cut():
+    assert shortened('name', quotes=False) == 'name' and shortened(7, quotes=False) == '7'
+    for value in ('x' * 10 ** 6, list(range(10 ** 6)), {str(i): i for i in range(1000)}, 10 ** 4000, [['y' * 99] * 99] * 99):
+        assert 30 <= len(shortened(value)) <= 80 and len(shortened(value, quotes=False)) <= 80
+    assert shortened(1 << 10 ** 5) == '<int of too many digits>'
+    nested = []
+    for _ in range(10 ** 5):
+        nested = [nested]
+    assert shortened(nested) == '[[[[...]]]]'
+    laughs = ['lol']
+    for _ in range(100):
+        laughs = [laughs] * 10
+    assert len(shortened(laughs)) <= 80
+
+
+@pytest.mark.parametrize(('path', 'value'), [
+    ('epoch_max', 'x' * 10 ** 5), ('y' * 10 ** 5, 1), ('precision', 'z' * 10 ** 5), ('train_dataset', ['w'] * 10 ** 4),
+    ('model.name', 'm' * 10 ** 5), ('model.args.heads', ['h' * 99] * 99), ('model.args.' + 'k' * 10 ** 5, 1),
+    ('optimizer.' + 'k' * 10 ** 5, 1), ('lr_factors', {'f' * 10 ** 5: 'x'}), ('data_norm.inp.sub', [['s'] * 99] * 99),
+    ('base', ['b'] * 10 ** 4)])
+def test_messages_stay_short(tmp_path, train_config, path, value):
+    assert len(refusal(tmp_path, change(train_config, path, value))) < 700
+
+
+@pytest.mark.parametrize('path', [
+    'epoch_max', 'data_norm.inp.sub', 'model', 'model.args.heads', 'optimizer.args.betas', 'unknown'])
+def test_aliases_are_not_written_out(tmp_path, train_config, path):
+    """15 levels of ten aliases each would be 10^15 values: refused before anything looks at them."""
+    told = refusal(tmp_path, LAUGHS + to_yaml(change(train_config, path, 'HERE')).replace('HERE', '*a15'))
+    assert told == 'more than 100,000 values, counting an alias as what it stands for'
+    told = refusal(tmp_path, 'b: &b [0.5]\n' + to_yaml({'seed': 'HERE'}).replace('HERE', '[*b, *b]'))
+    assert told.startswith('b: unknown key')
+    with pytest.raises(UserError, match=r'^-set seed: more than 100,000 values'):
+        load_config(write(tmp_path, train_config), TRAIN_KEYS, ('seed={' + ', '.join(LAUGHS.splitlines()) + '}',))
+
+
+@pytest.mark.parametrize('levels', [33, 100, 300, 2000, 10 ** 5])
+def test_deep_nesting(tmp_path, levels):
+    assert refusal(tmp_path, f'seed: {"[" * levels}{"]" * levels}') == 'nested more than 32 levels deep'
+
+
+def test_nesting_that_is_read(tmp_path, train_config):
+    text = to_yaml(train_config).replace('seed: 0', f'seed: {"[" * 25}1{"]" * 25}')
+    assert refusal(tmp_path, text) == 'seed: expected int, got [[[[...]]]]'
+    assert 'recursive' in refusal(tmp_path, 'seed: &a [*a]')
+
+
 # the shipped files
+
+@pytest.mark.parametrize('path', [*TRAIN_CONFIGS, *TEST_CONFIGS], ids=lambda path: path.name)
+def test_shipped_configs_have_one_base_at_most(path):
+    """So that a config of a user's can build on any of them."""
+    base = yaml.safe_load(path.read_text(encoding='utf-8')).get('base')
+    assert base is None or 'base' not in yaml.safe_load((path.parent / base).read_text(encoding='utf-8'))
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('train/train_edsr_baseline_*.yaml')), ids=lambda path: path.name)
+def test_rdn_differs_in_the_encoder_alone(path):
+    """Each network on EDSR-baseline has its like on RDN."""
+    edsr, rdn = (load_config(CONFIGS / 'train' / name, TRAIN_KEYS) for name in (path.name, path.name.replace('edsr', 'rdn')))
+    key = 'model.args.encoder_spec.name' if 'encoder_spec' in edsr['model']['args'] else 'model.name'
+    assert rdn == change(edsr, key, 'rdn')
+
+
+def documented_commands() -> list[str]:
+    """The words after 'python' of every command of train.py and test.py in a document's indented blocks."""
+    pages = [ROOT / 'README.md', ROOT / 'modelzoo/README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+    return [f'{page.name}: {command}' for page in pages for command in re.findall(
+        r'^ {4}python ((?:train|test)\.py .+)$', page.read_text(encoding='utf-8').replace('\\\n', ' '), re.MULTILINE)]
+
+
+@pytest.mark.parametrize('line', documented_commands())
+def test_configs_of_documented_commands(line):
+    """Each names configs that are there and keys that they can have."""
+    words = shlex.split(line.partition(': ')[2], comments=True)
+    options = {}
+    for word in words[1:]:
+        if word.startswith('-'):
+            options[word] = []
+        else:
+            options[next(reversed(options))].append(word)
+    for file in options.get('-config', []):
+        keys = TRAIN_KEYS if words[0] == 'train.py' else SUITE_KEYS if 'paper-' in file else TEST_KEYS
+        load_config(ROOT / file, keys, options.get('-set', ()))
+
+
+def test_every_key_is_documented():
+    page = (ROOT / 'docs/configs.md').read_text(encoding='utf-8')
+    table = '\n'.join(line.split(' | ')[0] for line in page.splitlines() if line.startswith('| `'))
+    keys = {*TRAIN_KEYS, *TRAIN_KEYS['train_dataset'].kind} - {'train_dataset', 'val_dataset', 'dataset', 'wrapper'}
+    assert [key for key in sorted(keys) if not re.search(rf'`(train_dataset\.)?{key}`', table)] == []
+    parts = ('train_dataset.dataset', 'train_dataset.wrapper', 'val_dataset.dataset', 'test_dataset')
+    assert all(f'`{part}' in page for part in parts)
+
 
 def names(paths: list[Path]) -> list[str]:
     return [path.name for path in paths]

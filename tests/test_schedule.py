@@ -4,14 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from recipes import Recipe, recipes
 
 from engine.config import TRAIN_KEYS, load_config
 from engine.training.schedule import SCHEDULES, parameter_groups
 from utils import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'train'
-SMALL = sorted({path for pattern in ('train/train_msit_s*', 'train/train_*_s', 'budget/*', 'zoo/*')
-                for path in CONFIGS.parent.glob(f'{pattern}.yaml')})
+SMALL = {path.stem: Recipe(f'configs/train/{path.name}') for pattern in ('train_msit_s*', 'train_*_s')
+         for path in sorted(CONFIGS.glob(f'{pattern}.yaml'))}
+SMALL |= {f'{Path(page).stem}-{name}': recipe for page in ('docs/budget.md', 'docs/stage2.md', 'modelzoo/README.md')
+          for name, recipe in recipes(page).items()}
 
 
 def schedule(**args):
@@ -58,14 +61,15 @@ def test_unit_batch_counts_batches_and_not_epochs():
         assert {batch: rate(epoch, batch, base) for batch in expected} == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize('path', SMALL, ids=[path.stem for path in SMALL])
-def test_small_configs_end_with_their_schedule(path):
+@pytest.mark.parametrize('name', SMALL)
+def test_small_configs_end_with_their_schedule(name):
     """Each has exactly as many batches as its schedule: the last rates are nearly zero."""
-    config = load_config(path, TRAIN_KEYS)
+    config = SMALL[name].config()
     batches = config['epoch_max'] * config['train_dataset']['epoch_batches']
     args = config['lr_schedule']['args']
     assert args['unit'] == 'batch' and batches == args['warmup'] + args['cosine']
-    rate, base = of_config(path)
+    base = config['optimizer']['args']['lr']
+    rate = SCHEDULES.make(config['lr_schedule'], 'lr_schedule')
     assert 0 < rate(0, batches - 1, base) < 1e-3 * base
 
 

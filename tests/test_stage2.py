@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from recipes import recipes
 
 import models
 from engine.checkpoint import save_checkpoint
-from engine.config import TRAIN_KEYS, load_config
+from engine.config import TRAIN_KEYS, changes, load_config
 from engine.tools.export import export
 from engine.training.pretrain import load_stage1
 from models.msit.rim import RefConv2d, RIMConv2d
 from utils import UserError, count_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
-ABLATIONS = sorted((ROOT / 'configs/ablation').glob('*.yaml'))
+ABLATIONS = recipes('docs/ablations.md')
 
 
 def with_args(spec: dict, **args) -> dict:
@@ -155,9 +156,9 @@ def test_export(stage1, tiny_msit, tmp_path, dtype, tolerance):
     torch.testing.assert_close(exported.upscale(lr, (17, 20)), second.upscale(lr, (17, 20)), rtol=0, atol=tolerance)
 
 
-NETWORKS = {  # config → (trainable parameters, …) worked out from the paper's counts, and what its network must contain
-    'base': 8_123_980, 'table3-conventional-attention': 8_431_436, 'table3-rim': 6_047_308, 'table3-refconv': 5_961_292,
-    'table4-no-fem': 8_123_980 - 1, 'table5-rim-1-8': 6_047_308, 'table5-rim-4-12': 6_047_308, 'table5-rim-1-12': 6_047_308,
+NETWORKS = {  # trainable parameters of each recipe's network, worked out from the paper's counts
+    'base': 8_123_980, 'conventional-attention': 8_431_436, 'rim': 6_047_308, 'refconv': 5_961_292,
+    'no-fem': 8_123_980 - 1, 'rim-1-8': 6_047_308, 'rim-4-12': 6_047_308, 'rim-1-12': 6_047_308,
 }
 
 
@@ -167,43 +168,58 @@ def msc_weights(channels: int, convs: int) -> int:
 
 
 for t in (1, 2, 4, 8):  # W_ss has t groups: 2C·C/t weights
-    NETWORKS[f'table4-msc-{t}'] = (8_123_980 + msc_weights(256, t) - msc_weights(256, 16)
+    NETWORKS[f'msc-{t}'] = (8_123_980 + msc_weights(256, t) - msc_weights(256, 16)
                                    + 512 * 256 // t - 512 * 256 // 16)
 for n in (1, 2, 8, 16):  # W_ss has C/n groups: 2C·n weights
-    NETWORKS[f'table4-mssa-{n}'] = 8_123_980 + msc_weights(256, n) - msc_weights(256, 4) + 512 * n - 512 * 4
+    NETWORKS[f'mssa-{n}'] = 8_123_980 + msc_weights(256, n) - msc_weights(256, 4) + 512 * n - 512 * 4
 # without SIM: 512 of batch norm twice, W_ss 512·16 + 512, W_ds 256·512 + 256 go; a 3×3 convolution comes
-NETWORKS['table4-no-sim'] = 8_123_980 - (2 * 512 + 512 * 16 + 512 + 256 * 512 + 256) + 256 * 256 * 9 + 256
+NETWORKS['no-sim'] = 8_123_980 - (2 * 512 + 512 * 16 + 512 + 256 * 512 + 256) + 256 * 256 * 9 + 256
 
 
-@pytest.mark.parametrize('path', ABLATIONS, ids=lambda path: path.stem)
-def test_ablation_networks(path):
-    """Every ablation config builds the network of its row, on DIV2K with batch 16."""
-    config = load_config(path, TRAIN_KEYS)
+@pytest.mark.parametrize('name', ABLATIONS)
+def test_ablation_networks(name):
+    """Every command of docs/ablations.md builds the network of its row, on DIV2K with batch 16, and the table says so."""
+    config = ABLATIONS[name].config()
     with torch.device('meta'):
         model = models.make(config['model'])
-    assert count_parameters(model) == NETWORKS[path.stem]
+    assert count_parameters(model) == NETWORKS[name]
+    page = (ROOT / 'docs/ablations.md').read_text(encoding='utf-8')
+    assert page.count(f'| `{name}` | {NETWORKS[name]:,} |') == 1
     assert config['train_dataset']['batch_size'] == 16
     assert config['train_dataset']['dataset']['args']['root_path'] == 'DIV2K/DIV2K_train_HR'
 
 
-@pytest.mark.parametrize('name, scales', [('table3-rim', (1, 4)), ('table5-rim-1-8', (1, 8)),
-                                          ('table5-rim-4-12', (4, 12)), ('table5-rim-1-12', (1, 12))])
+@pytest.mark.parametrize('name, scales', [
+    ('rim', (1, 4)), ('rim-1-8', (1, 8)), ('rim-4-12', (4, 12)), ('rim-1-12', (1, 12))])
 def test_table5_ranges(name, scales):
     """The scale ranges of Table V come by config alone."""
-    args = load_config(ROOT / f'configs/ablation/{name}.yaml', TRAIN_KEYS)['train_dataset']['wrapper']['args']
+    args = ABLATIONS[name].config()['train_dataset']['wrapper']['args']
     assert (args['scale_min'], args['scale_max']) == scales
 
 
 def test_every_ablation_has_its_count():
-    """No ablation config goes untested, and no expectation is left without its config."""
-    assert {path.stem for path in ABLATIONS} == set(NETWORKS)
+    """No ablation goes untested, and no expectation is left without its command."""
+    assert ABLATIONS.keys() == NETWORKS.keys()
+
+
+def test_ablations_change_what_their_names_say():
+    """Every ablation differs from the base in its own keys alone."""
+    base = ABLATIONS['base'].config()
+    expected = {'base': [], 'conventional-attention': ['model.args.attention none → conventional'],
+                'no-fem': ['model.args.fem none → none'], 'no-sim': ['model.args.sim none → false'],
+                'refconv': ['model.args.reparam none → refconv'], 'rim': ['model.args.reparam none → rim']}
+    expected |= {f'msc-{t}': [f'model.args.msc_convs 16 → {t}'] for t in (1, 2, 4, 8)}
+    expected |= {f'mssa-{n}': [f'model.args.mssa_projections 4 → {n}'] for n in (1, 2, 8, 16)}
+    for name, recipe in ABLATIONS.items():
+        found = [line for line in changes(base, recipe.config()) if not line.startswith('train_dataset.wrapper.args.scale_')]
+        assert found == expected['rim' if name.startswith('rim') else name], name
 
 
 def test_yaml_bases_are_relative(tmp_path):
     """A config of one's own can inherit a shipped one by path."""
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     (tmp_path / 'mine.yaml').write_text(yaml.safe_dump(
-        {'base': 'configs/ablation/table5-rim-1-8.yaml', 'epoch_max': 2}), encoding='utf-8')
+        {'base': 'configs/train/train_edsr_baseline_MsIT_rim.yaml', 'epoch_max': 2}), encoding='utf-8')
     config = load_config(tmp_path / 'mine.yaml', TRAIN_KEYS)
     assert config['epoch_max'] == 2 and config['model']['args']['reparam'] == 'rim'
 

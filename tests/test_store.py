@@ -471,10 +471,10 @@ def test_wrong_name_of_a_cache(root):
     assert "'map'" in message(datasets.make, spec(cache='map'), root)
 
 
-@pytest.mark.parametrize('folder', ['train', 'ablation'])
-def test_configs_on_2k_images_use_it(folder):
+def test_configs_on_2k_images_use_it():
     """A step of theirs would otherwise wait for the decoding of 32 of them."""
-    configs = [load_config(path, TRAIN_KEYS) for path in (ROOT / 'configs' / folder).glob('*.yaml')]
+    configs = [load_config(path, TRAIN_KEYS) for folder in ('train', 'ablation')
+               for path in (ROOT / 'configs' / folder).glob('*.yaml')]
     used = [config[key]['dataset']['args'] for config in configs for key in ('train_dataset', 'val_dataset')]
     large = [args for args in used if 'DIV2K' in str(args.get('root_path', args.get('root_path_2')))]
     assert len(large) >= 8 and {args.get('cache') for args in large} == {'mapped'}

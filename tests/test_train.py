@@ -14,6 +14,7 @@ import torch
 import yaml
 from lab import BATCHES, after_step, checkpoints_of, differences, epoch_lines, hashes, one_error_line, scalars
 from PIL import Image
+from recipes import Recipe, recipes
 
 import engine.training.state
 import models
@@ -467,8 +468,10 @@ def test_damaged_training_image_is_named_in_one_line(lab):
 
 # the shipped configs
 
-OTHERS = [f'../{path.parent.name}/{path.stem}' for folder in ('ablation', 'budget', 'zoo')
-          for path in sorted((ROOT / 'configs' / folder).glob('*.yaml'))]
+RECIPES = {path.stem: Recipe(f'configs/train/{path.name}') for path in sorted((ROOT / 'configs/train').glob('*.yaml'))}
+RECIPES |= {f'{Path(page).stem}-{name}': recipe for page in ('docs/ablations.md', 'docs/budget.md', 'docs/stage2.md',
+                                                             'modelzoo/README.md')
+            for name, recipe in recipes(page).items()}
 SHIPPED = {  # trainable parameters
     'train_edsr_baseline_MsIT': 8_123_980,
     'train_edsr_baseline_MsIT_rim': 6_047_308,
@@ -496,10 +499,10 @@ def test_named_configs_are_shipped():
     assert {path.stem for path in (ROOT / 'configs/train').glob('*.yaml')} >= set(SHIPPED)
 
 
-@pytest.mark.parametrize('name', [*sorted(path.stem for path in (ROOT / 'configs/train').glob('*.yaml')), *OTHERS])
+@pytest.mark.parametrize('name', RECIPES)
 def test_shipped_config_takes_a_step(lab, name):
     """Model, optimiser and schedule as shipped; data, sizes and lengths shrunk. Nothing big is written."""
-    config = load_config(ROOT / f'configs/train/{name}.yaml', TRAIN_KEYS)
+    config = RECIPES[name].config()
     spec = config['train_dataset']
     scale = 2
     if spec['dataset']['name'] == 'paired-image-folders':  # of a network with one scale

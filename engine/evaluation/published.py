@@ -1,8 +1,8 @@
 """Published figures, from configs/published.yaml."""
 from typing import NamedTuple
 
-from engine.config import read_yaml
 from engine.evaluation.metrics import METRICS
+from engine.yaml_files import read_yaml
 from utils import ROOT, UserError, nearest_name
 
 PUBLISHED = ROOT / 'configs' / 'published.yaml'

@@ -1,15 +1,17 @@
 """What is compared: evaluation sets and methods, from a suite config or from test configs and models."""
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 from common.registry import SpecError
 from datasets.evaluation import Evaluation
-from engine.config import SUITE_KEYS, TEST_KEYS, load_config, named, read_yaml
+from engine.config import SUITE_KEYS, TEST_KEYS, load_config, named
 from engine.evaluation.candidates import model_names
 from engine.evaluation.published import Published, read_published
+from engine.yaml_files import read_yaml
 from models.checkpoint import find
-from utils import UserError
+from utils import UserError, shortened
 
 
 class Method(NamedTuple):
@@ -55,19 +57,23 @@ class Suite(NamedTuple):
 
 def is_suite(file: str) -> bool:
     """Whether a config is a suite and no test config."""
-    return 'test_dataset' not in (config := read_yaml(Path(file))) and bool({'sets', 'rows'} & config.keys())
+    return 'test_dataset' not in (config := read_yaml(file)) and bool({'sets', 'rows'} & config.keys())
 
 
-def plain_suite(files: list[str], data: Path, model_files: list[str]) -> Suite:
-    """Test configs and models, compared with nothing published."""
-    sets = [_read_set(file, data) for file in files]
+def plain_suite(files: list[str], data: Path, model_files: list[str], overrides: Sequence[str] = ()) -> Suite:
+    """Test configs, each with the changes of -set, and models, compared with nothing published."""
+    sets = [_read_set(file, data, overrides) for file in files]
     _check_once(sets)
     return Suite('', sets, _methods_of(model_files), models_required=True, tolerant=len(model_files) > 1)
 
 
-def read_suite(file: str, data: Path, model_files: list[str] | None = None) -> Suite:
-    """A suite config. With `model_files` these are its methods, under the suite's names where it names the same files."""
-    config = load_config(file, SUITE_KEYS)
+def read_suite(file: str, data: Path, model_files: list[str] | None = None, overrides: Sequence[str] = ()) -> Suite:
+    """A suite config. With `model_files` these are its methods, under the suite's names where it names the same files.
+
+    Args:
+        overrides: changes of -set to the suite's own keys; its test configs stay as they are.
+    """
+    config = load_config(file, SUITE_KEYS, overrides)
     methods = [Method(row.get('encoder', ''), row['method'], _files_by_scale(row['model'], f'{file}: rows[{number}].model'),
                       row.get('published')) for number, row in enumerate(config['rows'])]
     sets = [_suite_set(Path(file).parent / block['config'], data, block.get('published', [])) for block in config['sets']]
@@ -89,7 +95,7 @@ def _files_by_scale(model: str | dict, path: str) -> dict[float | None, str]:
     if isinstance(model, str):
         return {None: model}
     if not model or not all(isinstance(scale, (int, float)) and isinstance(name, str) for scale, name in model.items()):
-        raise UserError(f'{path}: expected a checkpoint file, or one for each scale, got {model!r}')
+        raise UserError(f'{path}: expected a checkpoint file, or one for each scale, got {shortened(model)}')
     return {float(scale): name for scale, name in model.items()}
 
 
@@ -104,10 +110,10 @@ def _methods_of(files: list[str], known: list[Method] = ()) -> list[Method]:
     return methods
 
 
-def _read_set(file: str | Path, data: Path) -> EvaluationSet:
-    """The set of a test config."""
-    config = load_config(file, TEST_KEYS)
-    with named(file):
+def _read_set(file: str | Path, data: Path, overrides: Sequence[str] = ()) -> EvaluationSet:
+    """The set of a test config with the changes of -set."""
+    config = load_config(file, TEST_KEYS, overrides)
+    with named(file, overrides):
         dataset = datasets.make(config['test_dataset'], data, 'test_dataset')
     return EvaluationSet(dataset.name, dataset.scales, dataset)
 

@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 
 import torch
-import yaml
 from tqdm import tqdm
 
 from engine.checkpoint import read_run
@@ -18,6 +17,7 @@ from engine.training.record import Pace, Record, versions
 from engine.training.state import RunState
 from engine.training.step import TrainingStep, Update
 from engine.training.validation import Validation, format_scores, mean_score
+from engine.yaml_files import to_yaml
 from utils import count_parameters, remove_partial, seed_everything, write_text
 
 SCALAR_EVERY = 50  # iterations between two points of the loss curve
@@ -54,7 +54,7 @@ class Trainer:
         if world.main:
             folder.mkdir(parents=True, exist_ok=True)
             remove_partial(folder)
-            write_text(folder / 'config.yaml', yaml.safe_dump(config, sort_keys=False))
+            write_text(folder / 'config.yaml', to_yaml(config))
         self.record = Record(folder, world.main, self.state.global_iteration + bool(checkpoint))
         self.validation = Validation(dataset=val_dataset, device=device, record=self.record,
                                      world=world) if val_dataset else None
