@@ -41,6 +41,7 @@ def read_run(path: Path) -> dict:
     checkpoint = read_checkpoint(path)
     missing = {'optimizer', 'epoch', 'batch', 'global_batch', 'random_state', 'config'} - set(checkpoint)
     missing |= {key for key in ('optimizer', 'config') if not isinstance(checkpoint.get(key), dict)}
+    missing |= {'raw'} if not isinstance(checkpoint.get('raw', {}), dict) else set()
     if missing:
         raise UserError(f"{path}: holds weights, but not the state of a run ({', '.join(sorted(missing))}), so it cannot be "
                         'resumed; to start from it use -pretrain')

@@ -51,6 +51,11 @@ RENAMED = {'amsit': AMSIT_NAMES}
 UNUSED = re.compile(r'(^|\.)(sub_mean|add_mean)\.')  # EDSR's mean shift: stored, never applied
 
 
+def method(name: str) -> str:
+    """The method behind the name of a model: 'msit' is 'amsit' in the authors' program."""
+    return {'amsit': 'msit'}.get(name, name)
+
+
 def translate(spec: dict) -> tuple[dict, dict[str, Tensor]]:
     """The spec {'name', 'args'} and our names of the tensors of a checkpoint's 'model' entry.
 

@@ -257,8 +257,11 @@ run(train.main)
 
 @pytest.mark.slow
 def test_a_signal_to_one_stops_all_after_the_same_step(lab):
-    """A second one, with which torchrun passes on what the terminal may have sent already, changes nothing."""
-    lab.write_config()
+    """A second one, with which torchrun passes on what the terminal may have sent already, changes nothing.
+
+    With a moving average of the weights, which is resumed bit for bit too.
+    """
+    lab.write_config(ema_decay=0.9)
     for rank, number, step, position in ((0, 'SIGINT', 2, (0, 2)), (1, 'SIGTERM', 3, (1, 2))):
         stop = act(rank, step, f'[os.kill(os.getpid(), signal.{number}) for _ in range(2)]')
         stopped = launch(lab, '-name', 'run', '-resume', 'auto', code=stop)

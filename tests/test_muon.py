@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from engine.training.muon import Muon, orthogonalise
+import models
+from engine.training.muon import Muon, is_matrix, orthogonalise
 from engine.training.schedule import OPTIMIZERS
 from utils import UserError
 
@@ -71,9 +72,9 @@ def test_size_of_updates():
 
 
 def test_others_are_trained_by_adam():
-    """Vectors, scalars and weights with fewer than 8 rows or columns, over five steps."""
+    """Vectors, scalars, weights with fewer than 8 rows or columns, and depthwise kernels, over five steps."""
     torch.manual_seed(0)
-    shapes = [(5,), (), (7, 30), (30, 1, 3, 2)]
+    shapes = [(5,), (), (7, 30), (30, 1, 3, 2), (64, 1, 3, 3), (20, 1, 1, 1), (12, 1, 7, 7)]
     mine, theirs = ([nn.Parameter(torch.ones(shape, dtype=torch.float64)) for shape in shapes] for _ in range(2))
     optimizers = Muon(mine, lr=0.1, betas=(0.8, 0.9)), torch.optim.Adam(theirs, lr=0.1, betas=(0.8, 0.9))
     for _ in range(5):
@@ -84,6 +85,29 @@ def test_others_are_trained_by_adam():
             optimizer.step()
     for a, b in zip(mine, theirs):
         assert (a - b).abs().max() < 1e-12 and (a - 1).abs().min() > 0
+
+
+def test_modules_by_the_shape_of_their_weights(tiny_msit):
+    """Dense and grouped convolutions and linear layers are matrices; RIM's maps, one kernel for each slice, are Adam's."""
+    tiny_msit['args'] |= {'base_dim': 64, 'reparam': 'rim'}
+    tiny_msit['args']['encoder_spec']['args']['n_feats'] = 16
+    model = models.make(tiny_msit)
+    matrices = {name for name, weight in model.named_parameters() if is_matrix(weight)}
+    maps = {name for name, _ in model.named_parameters() if name.endswith(('convmap.weight', 'linear.weight'))}
+    assert len(maps) == 10 and not maps & matrices
+    assert {'widen.weight', 'encoder.body.0.body.0.weight', 'msno.sim.within.weight', 'msno.sim.across.weight'} <= matrices
+    assert model.msno.sim.within.weight.shape == (128, 32, 1, 1)  # two groups
+    assert not any(name.endswith('.bias') for name in matrices)
+
+
+def test_a_file_that_counted_depthwise_kernels_among_the_matrices_is_continued():
+    """Its average belongs to another method: all averages of the weight start afresh, as the first step of Adam does."""
+    weight = nn.Parameter(torch.zeros(9, 1, 3, 3))
+    optimizer = Muon([weight], lr=0.1)
+    optimizer.state[weight] = {'step': 100, 'average': torch.full_like(weight, 7.0)}
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert torch.allclose(weight, torch.full_like(weight, -0.1)) and optimizer.state[weight]['step'] == 1
 
 
 def test_groups_have_their_rates_and_what_has_no_gradient_stays():

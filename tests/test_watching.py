@@ -13,6 +13,7 @@ import yaml
 from lab import BATCHES, after_step, differences, events_of, one_error_line, scalars
 from PIL import Image
 from tensorboard.summary.writer import record_writer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import engine.training.record
 import models
@@ -227,6 +228,48 @@ def test_loss_that_is_no_number_is_found_at_the_next_look(seldom, fem, ruined, t
         done = seldom.train('run', '-resume', 'auto')
     assert done.status == 1 and one_error_line(done, f'the loss is nan at epoch 2, iteration {told}:')
     assert differences(seldom.loaded('run'), before) == []
+
+
+class NumbersRead(TorchDispatchMode):
+    """Counts how often a number is read from a tensor (item, float, bool), which on a GPU waits for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*arguments, **(options or {}))
+
+
+def test_a_step_waits_for_nothing(seldom):
+    """But for the check of the loss. SGD, since Adam keeps its counts on the CPU; no FEM, which reads its stride."""
+    seldom.config['model']['args']['fem'] = 'none'
+    trainer = seldom.trainer(clip_grad=0.1, accumulate=2, ema_decay=0.9, optimizer={'name': 'sgd', 'args': {'lr': 0.1}})
+    trainer.state.model.train()
+    trainer.sampler.set_position(0)
+    read = []
+    for sample in trainer.loader:
+        with NumbersRead() as numbers:
+            trainer.train_step(sample)
+        read.append(numbers.count)
+    assert read == [0, 0, 1, 0, 0, 1, 0]
+
+
+def test_a_loss_that_is_not_checked_ruins_no_weights(seldom):
+    """An update with a loss of nan leaves the weights where they were, and the next check finds it."""
+    trainer = seldom.trainer(optimizer={'name': 'sgd', 'args': {'lr': 0.1}})
+    trainer.state.model.train()
+    hook = trainer.state.model.imnet.register_forward_hook(lambda module, inputs, output: output * math.nan)
+    trainer.sampler.set_position(0)
+    samples = iter(trainer.loader)
+    before = {name: value.clone() for name, value in trainer.state.model.named_parameters()}
+    assert trainer.train_step(next(samples)).loss.isnan()
+    hook.remove()
+    assert differences(before, dict(trainer.state.model.named_parameters())) == []
+    assert trainer.train_step(next(samples)).loss.isfinite()
+    with pytest.raises(RunError, match='the loss is nan at epoch 1, iteration 3'):
+        trainer.train_step(next(samples))
 
 
 def test_devices_other_than_the_cpu_are_looked_at_every_ten_batches(lab):

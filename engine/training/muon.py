@@ -1,7 +1,12 @@
 """Muon: momentum made orthogonal (K. Jordan and others, kellerjordan.github.io/posts/muon, 2024), for convolutions too.
 
-A weight (m, …) is a matrix of m rows, its output channels, and n columns, all the rest. Adam moves every number of it by
-some learning rate; Muon moves the matrix by some learning rate in every direction that its gradient has, weak ones included.
+A weight (m, …) is a matrix: m rows, its output channels, and n columns, all the rest. Adam moves every number by about the
+learning rate; Muon moves the matrix by about the learning rate in every direction that its gradient has, weak ones included.
+
+That needs a map from several inputs to several outputs. Depthwise kernels (m, 1, k, k), of which RIM has one for each slice
+of a kernel, map one channel to one channel: their stack is no matrix, and they are left to Adam. A grouped weight
+(m, c/g, k, k) has the shape of a dense one from c/g channels and is treated as such: its groups, which read different
+channels, share the directions that are balanced.
 """
 from itertools import groupby
 
@@ -9,7 +14,7 @@ import torch
 from torch import Tensor
 
 NOTHING = 1e-7  # Frobenius norm below which a matrix fades: that of a layer whose gradients have ceased
-SMALLEST = 8  # rows and columns: smaller weights have no directions to balance
+SMALLEST = 8  # least number of rows and of columns: smaller weights have no directions to balance
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -27,13 +32,13 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for weights of at least 8 rows and 8 columns, Adam for all others: biases, norms, scalars, the last layer.
+    """Muon for matrices of at least 8×8, Adam for all else: biases, norms, scalars, depthwise kernels, the last layer.
 
     Args:
         lr: learning rate, in Adam's terms: see `scale`.
         momentum: of the average of gradients that is made orthogonal; Nesterov's.
         scale: an update has a root mean square of about scale·lr, whatever the shape: 0.2 is that of Adam's updates
-            (arXiv 2502.16982, section 2.2), whose rates so carry over.
+            (arXiv 2502.16982, section 2.2), so that Adam's learning rates carry over.
         betas, eps: Adam's.
     """
 
@@ -55,38 +60,41 @@ class Muon(torch.optim.Optimizer):
             matrices, others = [], []
             for parameter in group['params']:
                 if parameter.grad is not None:
-                    self.state[parameter]['step'] = self.state[parameter].get('step', 0) + 1
                     (matrices if is_matrix(parameter) else others).append(parameter)
             matrices.sort(key=matrix_shape)
             for (m, n), same in groupby(matrices, matrix_shape):  # products of one shape are computed together
                 same = list(same)
-                directions = [self.direction(parameter, group['momentum']).reshape(m, n) for parameter in same]
+                directions = [self._direction(parameter, group['momentum']).reshape(m, n) for parameter in same]
                 for parameter, update in zip(same, orthogonalise(torch.stack(directions).float())):
                     parameter.sub_(update.reshape(parameter.shape), alpha=group['lr'] * group['scale'] * max(m, n) ** 0.5)
             for parameter in others:
-                self.adam(parameter, group)
+                self._adam(parameter, group)
         return loss
 
-    def direction(self, parameter: Tensor, momentum: float) -> Tensor:
+    def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
         """The average of the gradients so far, and one step ahead of it: shaped like the parameter."""
-        average = self.average(parameter, 'average')
-        average.lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(average, momentum)
+        state = self._state(parameter, 'average')
+        state['average'].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(state['average'], momentum)
 
-    def adam(self, parameter: Tensor, group: dict) -> None:
-        state, (beta1, beta2) = self.state[parameter], group['betas']
-        average, square = self.average(parameter, 'average'), self.average(parameter, 'square')
-        average.lerp_(parameter.grad, 1 - beta1)
-        square.lerp_(parameter.grad.square(), 1 - beta2)
-        deviation = (square / (1 - beta2 ** state['step'])).sqrt_().add_(group['eps'])
-        parameter.addcdiv_(average, deviation, value=-group['lr'] / (1 - beta1 ** state['step']))
+    def _adam(self, parameter: Tensor, group: dict) -> None:
+        state, (beta1, beta2) = self._state(parameter, 'average', 'square'), group['betas']
+        state['average'].lerp_(parameter.grad, 1 - beta1)
+        state['square'].lerp_(parameter.grad.square(), 1 - beta2)
+        deviation = (state['square'] / (1 - beta2 ** state['step'])).sqrt_().add_(group['eps'])
+        parameter.addcdiv_(state['average'], deviation, value=-group['lr'] / (1 - beta1 ** state['step']))
 
-    def average(self, parameter: Tensor, name: str) -> Tensor:
-        """A running average, zeros at first."""
+    def _state(self, parameter: Tensor, *averages: str) -> dict:
+        """The state of a weight for this step, with the running averages of these names, zeros at first.
+
+        They start together: where one is missing, since the file that was resumed counted the weight among the matrices, all
+        start afresh.
+        """
         state = self.state[parameter]
-        if name not in state:
-            state[name] = torch.zeros_like(parameter)
-        return state[name]
+        if not state.keys() >= {'step', *averages}:
+            state |= {'step': 0} | {name: torch.zeros_like(parameter) for name in averages}
+        state['step'] += 1
+        return state
 
 
 def matrix_shape(parameter: Tensor) -> tuple[int, int]:
@@ -95,4 +103,5 @@ def matrix_shape(parameter: Tensor) -> tuple[int, int]:
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    return parameter.ndim >= 2 and min(matrix_shape(parameter)) >= SMALLEST
+    """Whether a weight maps several channels to several, enough of them to balance directions."""
+    return parameter.ndim >= 2 and parameter.shape[1] > 1 and min(matrix_shape(parameter)) >= SMALLEST

@@ -8,24 +8,25 @@ from utils import UserError
 
 
 def load_stage1(model: SRModel, spec: dict, path: Path) -> tuple[str, int]:
-    """Copies a stage-1 checkpoint into `model`, kernel by kernel; the kernel maps of RIM or RefConv keep their start.
+    """Copies a stage-1 checkpoint into `model`; what the file has no tensors for (`fresh_tensors`) keeps its start.
 
-    Works for a network without re-parameterisation too, which then simply trains on, or has more cascades (CLIT).
+    These are the kernel maps of RIM or RefConv. Without re-parameterisation the network trains on as it is, or has more
+    cascades (CLIT).
 
     Args:
         spec: {'name', 'args'} of the model.
         path: a stage-1 file of ours or in the authors' layout.
-    Returns: a line that says what was mapped, and the batches that the file was trained for (0 where it does not say).
+    Returns: a line that says what was copied, and the iterations that the file was trained for (0 where it does not say).
     Raises: UserError when anything is left over on either side, or the file is of another method, width or stage.
     """
     checkpoint = read_checkpoint(path)
     theirs, state = released.translate(checkpoint['model'])
     args = theirs['args']
-    if family(theirs['name']) != family(spec['name']):
+    if released.method(theirs['name']) != released.method(spec['name']):
         raise UserError(f"-pretrain {path}: holds a '{theirs['name']}', but the config's model is '{spec['name']}'")
     if args.get('reparam', 'none') != 'none':
         raise UserError(f"-pretrain {path}: is a second-stage file (reparam: {args['reparam']}); it needs a stage-1 file. "
-                        'To go on with a second stage use -resume')
+                        'To continue a second stage use -resume')
     norm = checkpoint.get('data_norm') or DEFAULT_NORM
     if norm != model.data_norm:
         raise UserError(f"-pretrain {path}: was trained with data_norm {norm}, but the config has {model.data_norm}")
@@ -33,19 +34,14 @@ def load_stage1(model: SRModel, spec: dict, path: Path) -> tuple[str, int]:
         fresh = model.fresh_tensors(state)
         load_state(model, state, f'-pretrain {path}', fresh=tuple(fresh))
     except UserError as error:
-        differing = differences(args, spec.get('args') or {})
+        differing = _differences(args, spec.get('args') or {})
         raise UserError(f'{error}; {differing}' if differing else str(error)) from None
     line = f'pretrained from {path}: {len(state)} tensors copied, {len(fresh)} start afresh'
     return line, checkpoint.get('global_batch', 0)
 
 
-def family(name: str) -> str:
-    """The method behind a model's name: the authors call MSIT 'amsit'."""
-    return {'amsit': 'msit'}.get(name, name)
-
-
-def differences(theirs: dict, ours: dict) -> str:
-    """'the file has base_dim: 64; the config base_dim: 256' for the arguments that differ, re-parameterisation aside."""
+def _differences(theirs: dict, ours: dict) -> str:
+    """'the file has base_dim: 64; the config base_dim: 256' for the arguments that differ, re-parameterisation excepted."""
     keys = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key) and not key.startswith('reparam'))
 
     def listed(args: dict) -> str:
