@@ -1,7 +1,7 @@
-"""Training on several processes, as `torchrun` starts them: who this one is, and what they tell each other.
+"""Training on several processes, as `torchrun` starts them: the rank of this one, and what they exchange.
 
-Every process runs the whole program on its share of each batch. Gradients, losses and batch-norm sums travel between the
-devices (NCCL on GPUs, gloo on CPUs); flags and plain values between the hosts, over gloo, so that no GPU is waited for.
+Every process runs the whole program on a part of each batch. Gradients, losses and batch-norm sums are exchanged between
+the devices (NCCL on GPUs, gloo on CPUs); flags and plain values between the hosts, over gloo, so that no GPU is waited for.
 """
 import contextlib
 import os
@@ -16,18 +16,18 @@ from torch.nn.parallel import DistributedDataParallel
 from common.cli import verdict
 from utils import RunError
 
-LAUNCHED = {'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'}  # what torchrun tells each process
+LAUNCHED = {'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'}  # set by torchrun in each process
 
 
 class World:
-    """The processes of a run, and this one's place among them. Alone it has nothing to tell, and every method is trivial.
+    """The processes of a run, and this one's rank among them. With a single process every method is trivial.
 
     Attributes:
         rank, size: number of this process, from 0, and of all of them.
-        local_rank: its number on its machine; None when it is alone.
+        local_rank: its number on its machine; None for a single process.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, local_rank: int | None = None, store: dist.Store | None = None):
+    def __init__(self, *, rank: int = 0, size: int = 1, local_rank: int | None = None, store: dist.Store | None = None):
         self.rank, self.size, self.local_rank, self.store = rank, size, local_rank, store
         self.device, self.hosts = torch.device('cpu'), None
 
@@ -37,7 +37,7 @@ class World:
         return self.rank == 0
 
     def connect(self, device: torch.device) -> None:
-        """Joins the others, who compute on devices of the same kind."""
+        """Joins the other processes, whose devices are of the same kind."""
         self.device = device
         if self.size > 1:
             backend = 'nccl' if device.type == 'cuda' else 'gloo'
@@ -82,14 +82,14 @@ class World:
         return values[0]
 
     def interleave(self, values: list) -> list:
-        """Lists that came of taking every size-th thing, one list a process → the whole list, in every process."""
+        """The list of which each process has every size-th item, its `values` → the whole list, in every process."""
         if self.size == 1:
             return values
-        shares = [None] * self.size
-        dist.all_gather_object(shares, values, group=self.hosts)
-        whole = [None] * sum(map(len, shares))
-        for rank, share in enumerate(shares):
-            whole[rank::self.size] = share
+        parts = [None] * self.size
+        dist.all_gather_object(parts, values, group=self.hosts)
+        whole = [None] * sum(map(len, parts))
+        for rank, part in enumerate(parts):
+            whole[rank::self.size] = part
         return whole
 
 
@@ -100,15 +100,15 @@ ALONE = World()
 def join() -> Iterator[World]:
     """This process's `World`, not yet connected; `ALONE` unless torchrun started several.
 
-    An error in any process ends all: the first to fail tells its error, every other one leaves with the same exit status
-    and says nothing. Those that wait for it notice by the broken connection.
+    An error in any process ends all: the first to fail reports its error, every other one ends with the same exit status
+    and reports nothing. Those that wait for it notice by the broken connection.
     """
     if not os.environ.keys() >= LAUNCHED or os.environ['WORLD_SIZE'] == '1':
         yield ALONE
         return
     store, rank, size = next(dist.rendezvous('env://'))
     try:
-        yield World(rank, size, int(os.environ['LOCAL_RANK']), store)
+        yield World(rank=rank, size=size, local_rank=int(os.environ['LOCAL_RANK']), store=store)
     except (Exception, KeyboardInterrupt) as error:
         lost = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in ('gloo', 'nccl'))
         if lost:
@@ -171,10 +171,10 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for name, child in model.named_children():
         if type(child) is nn.BatchNorm2d:
-            twin = SyncBatchNorm2d(child.num_features, child.eps, child.momentum)
+            synchronised = SyncBatchNorm2d(child.num_features, child.eps, child.momentum)
             for tensor in ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked'):
-                setattr(twin, tensor, getattr(child, tensor))
-            setattr(model, name, twin)
+                setattr(synchronised, tensor, getattr(child, tensor))
+            setattr(model, name, synchronised)
         else:
             synchronise_batch_norm(child, device)
     return model

@@ -1,4 +1,4 @@
-"""What a run tells about itself while it trains: log.txt and the screen, TensorBoard, and how fast it goes."""
+"""What a run writes about itself while it trains: log.txt and the screen, TensorBoard, and its pace."""
 import contextlib
 import platform
 import subprocess
@@ -63,7 +63,7 @@ class Record:
                 self.writer.add_image(name, pixels, step, dataformats='HWC')
 
     def flush(self) -> None:
-        """What was told so far is in its files when this returns."""
+        """Brings everything written so far to its files."""
         if self.writer:
             with self.writing('tensorboard'):
                 self.writer.flush()
@@ -75,7 +75,7 @@ class Record:
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[None]:
-        """Names the file that a full disk, or one that went away, does not let grow."""
+        """Turns an error of the disk into one that names the file."""
         try:
             yield
         except OSError as error:
@@ -104,15 +104,15 @@ def quiet_writer_thread() -> Iterator[None]:
 
 
 class Pace:
-    """How long batches take, and how much of it is waiting for their data."""
+    """How long iterations take, and how much of it is waiting for their data."""
 
     def __init__(self):
         self.start = self.lap_start = time.monotonic()
-        self.batches = self.lap_batches = 0
-        self.waited = 0.0  # in this lap
+        self.iterations = self.lap_iterations = 0
+        self.waited = 0.0  # seconds, in this lap
 
     def timed(self, batches: Iterable) -> Iterator:
-        """The same batches, one after the other."""
+        """The same batches, one for each iteration."""
         iterator = iter(batches)
         while True:
             asked = time.monotonic()
@@ -120,28 +120,28 @@ class Pace:
             if batch is None:
                 return
             self.waited += time.monotonic() - asked
-            self.batches += 1
-            self.lap_batches += 1
+            self.iterations += 1
+            self.lap_iterations += 1
             yield batch
 
     def lap(self) -> dict[str, float]:
-        """Seconds per batch since the last call: of waiting for data, and in all."""
+        """Mean seconds of an iteration since the last call: of waiting for data, and in all."""
         now = time.monotonic()
-        seconds = {'time/data': self.waited / self.lap_batches, 'time/step': (now - self.lap_start) / self.lap_batches}
-        self.lap_start, self.lap_batches, self.waited = now, 0, 0.0
+        seconds = {'time/data': self.waited / self.lap_iterations, 'time/step': (now - self.lap_start) / self.lap_iterations}
+        self.lap_start, self.lap_iterations, self.waited = now, 0, 0.0
         return seconds
 
-    def time_left(self, batches: int) -> str:
-        """How long so many more batches take, at the mean pace so far."""
-        return format_time((time.monotonic() - self.start) / self.batches * batches)
+    def time_left(self, iterations: int) -> str:
+        """How long so many more iterations take, at the mean pace so far."""
+        return format_time((time.monotonic() - self.start) / self.iterations * iterations)
 
 
 def triptych(pair: Pair, prediction: torch.Tensor, side: int = IMAGE_SIDE) -> np.ndarray:
-    """An image's centre thrice, side by side: LR by bicubic, the prediction (3, H, W) in [0, 1], HR → (h, w, 3) uint8."""
+    """An image's centre three times: LR by bicubic, the prediction (3, H, W) in [0, 1], HR → (h, w, 3) uint8."""
     height, width = pair.hr.shape[:2]
-    rows, columns = (slice(max(0, (extent - side) // 2), (extent + side) // 2) for extent in (height, width))
+    crop = tuple(slice(max(0, (extent - side) // 2), (extent + side) // 2) for extent in (height, width))
     images = (resize_bicubic(pair.lr, height, width), np.asarray(to_image(prediction)), pair.hr)
-    return np.concatenate([image[rows, columns] for image in images], 1)
+    return np.concatenate([image[crop] for image in images], 1)
 
 
 def versions(device: torch.device) -> str:
@@ -153,7 +153,7 @@ def versions(device: torch.device) -> str:
 
 
 def git_revision() -> str:
-    """The commit that the program runs from, with '-dirty' when files differ from it; 'unknown' outside a clone."""
+    """The commit of this program, with '-dirty' when files differ from it; 'unknown' outside a clone."""
     command = ['git', '-C', ROOT, 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
