@@ -16,6 +16,8 @@ FFT_KERNEL = 15  # the smallest k whose spectra win on CPUs, forward and backwar
 class Conv2d(nn.Conv2d):
     """Ordinary convolution k×k with bias that keeps the size: (B, C_in, H, W) → (B, C_out, H, W)."""
 
+    bias: Tensor  # there is always one
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1):
         super().__init__(in_channels, out_channels, kernel_size, padding='same', groups=groups)
 

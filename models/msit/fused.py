@@ -39,7 +39,7 @@ from torch import Tensor
 try:
     from models.msit import kernels
 except ImportError:  # no Triton, or no C compiler for it
-    kernels = None
+    kernels = None  # type: ignore[assignment]
 
 
 class Case(NamedTuple):
@@ -182,7 +182,7 @@ def weighted_first_layer(attention: Tensor, values: Tensor, rows: Tensor, weight
 @torch.library.custom_op('msit::query_key_products', mutates_args=())
 def products_op(query: Tensor, keys: Tensor, rows: Tensor, heads: int) -> Tensor:
     """(N, C), (R, C), (N, K²) → (N, K², h) float32."""
-    return kernels.query_key_products(*contiguous(query, keys, rows), heads)
+    return kernels.query_key_products(query.contiguous(), keys.contiguous(), rows.contiguous(), heads)
 
 
 @torch.library.custom_op('msit::query_key_products_backward', mutates_args=())
