@@ -482,7 +482,7 @@ def test_configs_on_2k_images_use_it():
 
 def test_benchmark(root, monkeypatch, capsys):
     """It runs, and its numbers fit together; what they are is the machine's business."""
-    words = ['-images', '2', '-size', '192,200', '-workers', '0', '-repeats', '2', '-output', 'out.json']
+    words = ['-images', '2', '-size', '192,200', '-workers', '0', '-repeats', '2', '-steps', '0', '-output', 'out.json']
     monkeypatch.chdir(root)
     monkeypatch.setattr(sys, 'argv', ['data.py', *words])
     monkeypatch.setattr(benchmarks.data, 'BATCHES', {'none': 1, 'mapped': 2})
