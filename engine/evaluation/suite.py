@@ -57,7 +57,8 @@ class Suite(NamedTuple):
 
 def is_suite(file: str) -> bool:
     """Whether a config is a suite and no test config."""
-    return 'test_dataset' not in (config := read_yaml(file)) and bool({'sets', 'rows'} & config.keys())
+    config = read_yaml(file)
+    return 'test_dataset' not in config and bool({'sets', 'rows'} & config.keys())
 
 
 def plain_suite(files: list[str], data: Path, model_files: list[str], overrides: Sequence[str] = ()) -> Suite:

@@ -52,7 +52,7 @@ class LPIPS(Metric):
                            'names another place)')
         if missing:
             raise UserError(f"-metrics lpips: missing: {'; '.join(missing)}")
-        self.layers, self.channel_weights = build(read_weights(path), backbone or alexnet, path)
+        self.layers, self.channel_weights = _build(_read_weights(path), backbone or alexnet, path)
 
     def region(self, image: Tensor, protocol: Protocol, scale: float) -> Tensor:
         return protocol.inside(image, scale).float()
@@ -64,13 +64,13 @@ class LPIPS(Metric):
             return math.nan
         x = torch.stack([prediction, target])                                        # (2, 3, H, W)
         x = (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
-        features, distance = self.features(x), 0.0
+        features, distance = self._features(x), 0.0
         for (p, t), weight in zip(features, self.channel_weights, strict=True):      # (C, h, w) twice, (C,)
-            difference = (unit(p) - unit(t)).square()
+            difference = (_unit(p) - _unit(t)).square()
             distance += torch.einsum('chw,c->hw', difference, weight.to(x.device)).mean().item()
         return distance
 
-    def features(self, x: Tensor) -> list[Tensor]:
+    def _features(self, x: Tensor) -> list[Tensor]:
         """(2, 3, H, W) → the output of every ReLU, (2, C, h, w)."""
         found = []
         for layer in self.layers.to(x.device):
@@ -80,7 +80,7 @@ class LPIPS(Metric):
         return found
 
 
-def unit(features: Tensor) -> Tensor:
+def _unit(features: Tensor) -> Tensor:
     """(C, h, w) with every pixel's vector of channels scaled to length 1."""
     return features / (features.square().sum(0, keepdim=True).sqrt() + EPSILON)
 
@@ -95,7 +95,7 @@ def alexnet(pretrained: bool) -> nn.Sequential:
                         f'could they be downloaded: {error}') from error
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a weights file. Raises: UserError when it is not one."""
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
@@ -106,7 +106,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def build(state: dict[str, Tensor], backbone: Callable[[bool], nn.Sequential],
+def _build(state: dict[str, Tensor], backbone: Callable[[bool], nn.Sequential],
           path: Path) -> tuple[nn.Sequential, list[Tensor]]:
     """The layers, and the weights (C,) of the channels after each of their ReLUs, from the tensors of a file.
 

@@ -21,7 +21,7 @@ class SSIM(Metric):
         """Args: both (C, H, W) in [0, 1]; channels are averaged. Returns: NaN when a side is below 11 pixels."""
         if min(prediction.shape[1:]) < WINDOW:
             return math.nan
-        window = gaussian(prediction)
+        window = _gaussian(prediction)
 
         def blur(x: Tensor) -> Tensor:                                               # (C, H, W) → (C, H − 10, W − 10)
             x = F.conv2d(x.unsqueeze(1), window.view(1, 1, -1, 1))
@@ -37,7 +37,7 @@ class SSIM(Metric):
         return similarity.mean().item()
 
 
-def gaussian(like: Tensor) -> Tensor:
+def _gaussian(like: Tensor) -> Tensor:
     """The window along one axis, (11,), of sum 1, with dtype and device of `like`."""
     position = torch.arange(WINDOW, dtype=like.dtype, device=like.device) - WINDOW // 2
     window = torch.exp(-position.square() / (2 * SIGMA ** 2))
