@@ -1,4 +1,4 @@
-"""Images → training samples and evaluation pairs. Two registries: `DATASETS` read images, `WRAPPERS` cut samples."""
+"""Images → training samples and evaluation pairs. Two registries: `DATASETS` read images, `WRAPPERS` make samples."""
 from common.registry import import_modules
 from datasets.registry import DATASETS, WRAPPERS
 
@@ -14,6 +14,6 @@ def make(spec: dict, data_root, path: str = 'dataset'):
         data_root: folder that relative paths in the spec start from.
         path: of the spec in its config, for messages.
     """
-    WRAPPERS.check(spec['wrapper'], f'{path}.wrapper')  # cheap: before thousands of files are looked at
+    WRAPPERS.check(spec['wrapper'], f'{path}.wrapper')  # first, because it is cheap: a data set may open thousands of files
     dataset = DATASETS.make(spec['dataset'], f'{path}.dataset', data_root=data_root)
     return WRAPPERS.make(spec['wrapper'], f'{path}.wrapper', dataset=dataset, data_root=data_root)

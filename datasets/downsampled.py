@@ -11,19 +11,19 @@ from datasets.sampling import Draw, make_sample, pad_to, random_crop, random_dih
 class Downsampled(Dataset):
     """HR crops of round(inp_size·s)² with s ~ U(scale_min, scale_max), and their bicubic LR of inp_size².
 
-    A scale whose crop does not fit the smallest image that it is drawn for is lowered until it does; an image smaller
-    than inp_size itself is mirrored up to it.
+    A scale whose crop does not fit the smallest image of its batch or sample is lowered until it fits. An image smaller than
+    inp_size is extended to it by mirroring.
 
     Args:
         inp_size: LR side, pixels.
         scale_min, scale_max: range of s.
-        cascade: upper ends of factors f ~ U(scale_min, ·): s is the product of the first j of them, each j
-            being equally likely (CLIT's cumulative training). None: s ~ U(scale_min, scale_max).
-        scale_per: 'batch' (MSIT, CLIT) or 'sample' (LIIF, LTE) draws one s for each.
+        cascade: upper ends of factors f ~ U(scale_min, ·): s is the product of the first j of them, with all j equally
+            likely (CLIT's cumulative training). None: s ~ U(scale_min, scale_max).
+        scale_per: draw one s per 'batch' (MSIT, CLIT) or per 'sample' (LIIF, LTE).
         augment: random flips and 90° rotations.
-        rescale_min: below 1, each HR crop is taken from its image shrunk (Pillow's bicubic) by r ~ U(rescale_min, 1), or
-            as far as the image allows: of compressed photographs it is sharper, and freer of artefacts.
-        sample_q: HR pixels asked for, without replacement.
+        rescale_min: below 1, the HR crop comes from its image shrunk (Pillow's bicubic) by r ~ U(rescale_min, 1), or as far
+            as the size of the image allows. Crops of compressed photographs become sharper and have fewer artefacts.
+        sample_q: HR pixels to query, drawn without replacement.
     """
 
     def __init__(self, *, dataset, data_root, inp_size: int = 48, scale_min: float = 1, scale_max: float = 4,
@@ -51,20 +51,20 @@ class Downsampled(Dataset):
         limits = [max(1.0, min(self.dataset.size(index)) / self.inp_size) for index in indices]
         if self.scale_per == 'batch':
             limits = [min(limits)] * len(indices)
-            drawn = [self.draw_scale(rng)] * len(indices)
+            drawn = [self._draw_scale(rng)] * len(indices)
         else:
-            drawn = [self.draw_scale(rng) for _ in indices]
+            drawn = [self._draw_scale(rng) for _ in indices]
         return [(min(scale, limit), scale > limit) for scale, limit in zip(drawn, limits)]
 
-    def draw_scale(self, rng: np.random.Generator) -> float:
+    def _draw_scale(self, rng: np.random.Generator) -> float:
         """A scale, before it is lowered."""
         if not self.cascade:
             return rng.uniform(*self.scale_range)
         steps = rng.integers(len(self.cascade)) + 1
         return float(np.prod([rng.uniform(self.scale_range[0], upper) for upper in self.cascade[:steps]]))
 
-    def draw_extent(self, side: int, image: np.ndarray, rng: np.random.Generator) -> int:
-        """Pixels of an image's side that become the crop's `side`. Draws nothing unless crops are rescaled."""
+    def _draw_extent(self, side: int, image: np.ndarray, rng: np.random.Generator) -> int:
+        """Side of the square in the image that becomes the crop of `side`, in pixels; draws only if crops are rescaled."""
         if self.rescale_min == 1:
             return side
         return min(round(side / rng.uniform(self.rescale_min, 1)), *image.shape[:2])
@@ -74,9 +74,9 @@ class Downsampled(Dataset):
         rng = np.random.default_rng(draw.seed)
         side = round(self.inp_size * draw.scale)
         image = pad_to(self.dataset[draw.index], side)
-        extent = self.draw_extent(side, image, rng)
+        extent = self._draw_extent(side, image, rng)
         crop = image[random_crop(*image.shape[:2], extent, rng)]
-        # a copy that lies together: it is gone through several times
+        # a contiguous copy, because it is read several times
         hr = np.ascontiguousarray(crop) if extent == side else resize_bicubic(crop, side, side)
         lr = resize_bicubic(hr, self.inp_size, self.inp_size)
         if self.augment:

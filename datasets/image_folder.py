@@ -9,7 +9,7 @@ from datasets.store import Store
 from imaging import list_images, read_rgb, read_size
 from utils import UserError
 
-CACHES = ('none', 'in_memory', 'mapped')
+_CACHES = ('none', 'in_memory', 'mapped')
 
 
 @DATASETS.register('image-folder', provided=('data_root',))
@@ -20,17 +20,17 @@ class ImageFolder:
         root_path: a folder or a list of folders; relative ones start from the data root.
         list_file: text file with one file name per line, relative to the folder(s), instead of everything found there.
         first_k: keep the first k images.
-        repeat: let the data set look this many times as long.
-        cache: 'none' decodes at each access; 'in_memory' decodes everything at the start; 'mapped' decodes everything once,
-            into a store on disk that later runs find again (`datasets/store.py`). The pixels are the same.
+        repeat: use every image this many times per pass over the data set.
+        cache: 'none' decodes at every access; 'in_memory' decodes all images at the start; 'mapped' decodes them once, into
+            a store on disk that later runs use again (`datasets/store.py`). The pixels are the same.
         cache_path: folder of the store; a relative one starts from the data root.
     Raises: UserError naming the folder, or the image that cannot be read; OSError where the store cannot be written.
     """
 
     def __init__(self, *, data_root: str | Path, root_path: str | list[str], list_file: str | None = None,
                  first_k: int | None = None, repeat: int = 1, cache: str = 'none', cache_path: str = 'decoded'):
-        if cache not in CACHES:
-            raise ValueError(f"cache is {cache!r}, expected one of {', '.join(CACHES)}")
+        if cache not in _CACHES:
+            raise ValueError(f"cache is {cache!r}, expected one of {', '.join(_CACHES)}")
         if repeat < 1 or (first_k is not None and first_k < 1):
             raise ValueError('repeat and first_k must be at least 1')
         if not root_path:
@@ -39,33 +39,33 @@ class ImageFolder:
         if list_file is None:
             files = [file for root in roots for file in list_images(root)]
         else:
-            files = read_list(Path(data_root) / list_file, roots)
+            files = _read_list(Path(data_root) / list_file, roots)
         self.files = files[:first_k]
         self.repeat = repeat
         if cache == 'mapped':
             store = Store(images=self.files, data_root=Path(data_root), folder=Path(data_root) / cache_path)
-            self.decoded, self.sizes = store, store.sizes
+            self._decoded, self._sizes = store, store.sizes
         elif cache == 'in_memory':
-            self.decoded = list(in_parallel(read_rgb, self.files, 'decoding'))
-            self.sizes = [image.shape[:2] for image in self.decoded]
+            self._decoded = list(in_parallel(read_rgb, self.files, 'decoding'))
+            self._sizes = [image.shape[:2] for image in self._decoded]
         else:
-            self.decoded = None
-            self.sizes = [read_size(file) for file in self.files]
+            self._decoded = None
+            self._sizes = [read_size(file) for file in self.files]
 
     def __len__(self) -> int:
         return len(self.files) * self.repeat
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8; to be read only."""
+        """(H, W, 3) uint8, not to be written to."""
         index %= len(self.files)
-        return read_rgb(self.files[index]) if self.decoded is None else self.decoded[index]
+        return read_rgb(self.files[index]) if self._decoded is None else self._decoded[index]
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image; reads no file."""
-        return self.sizes[index % len(self.files)]
+        return self._sizes[index % len(self.files)]
 
 
-def read_list(path: Path, roots: list[Path]) -> list[Path]:
+def _read_list(path: Path, roots: list[Path]) -> list[Path]:
     """The files that a list names, each in the first of `roots` that has it."""
     if not path.is_file():
         raise UserError(f'{path}: no such list of images')
@@ -87,14 +87,14 @@ class PairedImageFolders:
 
     Args:
         root_path_1: folder of LR images.
-        root_path_2: folder of HR images; each an integer factor larger, up to what the factor cut off.
-        The others as in `image-folder`.
+        root_path_2: folder of HR images; larger by an integer factor, and by up to a remainder that is cut off.
+        first_k, repeat, cache, cache_path: as in `image-folder`.
     """
 
     def __init__(self, *, data_root: str | Path, root_path_1: str, root_path_2: str, first_k: int | None = None,
                  repeat: int = 1, cache: str = 'none', cache_path: str = 'decoded'):
         folders = [Path(data_root) / root for root in (root_path_1, root_path_2)]
-        counts = [len(list_images(folder)[:first_k]) for folder in folders]  # told before anything is decoded
+        counts = [len(list_images(folder)[:first_k]) for folder in folders]  # first: decoding takes long
         if counts[0] != counts[1]:
             raise UserError(f'{folders[0]} holds {counts[0]} images and {folders[1]} {counts[1]}: '
                             'LR and HR images must come in pairs')

@@ -11,9 +11,9 @@ class Paired(Dataset):
     """LR crops of inp_size² and the same region of the HR image.
 
     Args:
-        inp_size: LR side, pixels; a smaller LR image is mirrored up to it, and its HR image alike.
+        inp_size: LR side, pixels; a smaller LR image is extended to it by mirroring, and its HR image in the same way.
         augment: random flips and 90° rotations.
-        sample_q: HR pixels asked for, without replacement; None for all.
+        sample_q: HR pixels to query, drawn without replacement; None for all.
     """
 
     def __init__(self, *, dataset, data_root, inp_size: int = 48, augment: bool = True, sample_q: int | None = None):

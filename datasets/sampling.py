@@ -1,7 +1,7 @@
-"""Which images, scale and random numbers make each training batch.
+"""Which images, scales and random numbers make up the training batches.
 
-Everything random about a sample follows from (seed, epoch, batch, place in the batch) alone. So a run is the same with
-any number of workers, and resuming needs no more than the number of batches done.
+Everything random about a sample follows from (seed, epoch, batch, position in the batch) alone. So a run does not depend on
+the number of workers, and resuming needs only the number of batches done.
 """
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -16,9 +16,9 @@ from utils import UserError
 
 
 class Draw(NamedTuple):
-    """What a wrapper needs to cut one sample: the image's index, the scale, and a seed for the rest.
+    """What a wrapper needs to make one sample: the image's index, the scale, and a seed for everything else.
 
-    `lowered` tells that the drawn scale was lowered because its crop did not fit the images.
+    `lowered`: the drawn scale was lowered, because its crop did not fit the images.
     """
     index: int
     scale: float
@@ -29,16 +29,16 @@ class Draw(NamedTuple):
 class DrawSampler(Sampler):
     """Batches of draws for a DataLoader's `batch_sampler`.
 
-    Images come in random permutations, one after the other, so that all are used equally often. Of several processes
-    each gets every ranks-th sample of the same batches; one that a small batch leaves without any gets the batch's first,
-    for the shapes alone (`share` tells).
+    Images come in random permutations, one after the other, so that all are used equally often. With several processes, a
+    process gets every ranks-th sample of the same batches. If a small batch leaves none for it, it gets the first sample of
+    the batch, which only provides the shapes (`share` is then 0).
 
     Args:
         dataset: a training wrapper: `len` and `draw_scales(indices, rng)`.
-        batch_size: samples in a batch, of all processes together.
+        batch_size: samples in a batch, summed over the processes.
         epoch_batches: batches in an epoch; None for one pass over the data set (the last batch may be smaller).
         seed: of the run.
-        rank, ranks: which process this is, and of how many.
+        rank, ranks: the number of this process, and how many there are.
     """
 
     def __init__(self, dataset, batch_size: int, epoch_batches: int | None, seed: int, rank: int = 0, ranks: int = 1):
@@ -51,22 +51,22 @@ class DrawSampler(Sampler):
         self.epoch, self.first_batch = 0, 0
 
     def set_position(self, epoch: int, batch: int = 0) -> None:
-        """Lets the next iteration give epoch `epoch` (from 0) from batch `batch` on."""
+        """Makes the next pass start at batch `batch` of epoch `epoch`, both counted from 0."""
         self.epoch, self.first_batch = epoch, batch
 
     def batch_samples(self, batch: int) -> int:
-        """Samples in a batch of an epoch, of all processes together."""
+        """Samples in batch `batch` of an epoch, summed over the processes."""
         return min(self.batch_size, self.total - batch * self.batch_size)
 
     def share(self, batch: int) -> int:
-        """How many of a batch's samples are this process's own."""
+        """How many samples of batch `batch` this process computes."""
         return len(range(self.rank, self.batch_samples(batch), self.ranks))
 
     def __len__(self) -> int:
         return self.epoch_batches - self.first_batch
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        # NumPy pads seeds with zeros, so (s, e), (s, e, 0) and (s, e, 0, 0) are one stream: batches and places count from 1
+        # NumPy pads seeds with zeros, so (s, e), (s, e, 0) and (s, e, 0, 0) are one stream: batches, positions count from 1
         order = np.random.default_rng((self.seed, self.epoch))
         passes = -(-self.total // len(self.dataset))
         indices = np.concatenate([order.permutation(len(self.dataset)) for _ in range(passes)])[:self.total]
@@ -74,8 +74,8 @@ class DrawSampler(Sampler):
             picked = indices[batch * self.batch_size:(batch + 1) * self.batch_size].tolist()
             seed = (self.seed, self.epoch, batch + 1)
             scales = self.dataset.draw_scales(picked, np.random.default_rng(seed))
-            draws = [Draw(index, scale, (*seed, place), lowered)
-                     for place, (index, (scale, lowered)) in enumerate(zip(picked, scales), 1)]
+            draws = [Draw(index, scale, (*seed, position), lowered)
+                     for position, (index, (scale, lowered)) in enumerate(zip(picked, scales), 1)]
             yield draws[self.rank::self.ranks] or draws[:1]
 
 
@@ -96,7 +96,7 @@ def random_crop(height: int, width: int, side: int, rng: np.random.Generator) ->
 
 
 def pad_to(image: np.ndarray, side: int) -> np.ndarray:
-    """(H, W, 3) mirrored at its bottom and right until no side is shorter than `side`."""
+    """(H, W, 3) extended by mirroring at the bottom and right until no side is shorter than `side`."""
     missing = [max(0, side - extent) for extent in image.shape[:2]]
     return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode='symmetric') if any(missing) else image
 
@@ -106,7 +106,7 @@ def make_sample(lr: np.ndarray, hr: np.ndarray, sample_q: int | None, rng: np.ra
 
     Args:
         lr, hr: (h, w, 3) and (H, W, 3) uint8 of the same region.
-        sample_q: HR pixels to ask for, drawn without replacement; None for all of them.
+        sample_q: HR pixels to query, drawn without replacement; None for all of them.
     Returns: inp (3, h, w) and gt (Q, 3) in [0, 1], coord (Q, 2) and cell (2,) float64, scale, lowered.
     """
     height, width = hr.shape[:2]

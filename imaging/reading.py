@@ -1,4 +1,4 @@
-"""Reading and listing images: whatever the file holds, 8 bits per channel come out."""
+"""Reading and listing images. Files of any depth become 8 bits per channel."""
 import contextlib
 import threading
 from collections.abc import Iterator

@@ -89,6 +89,6 @@ def _raw_mode(image: ImageFile) -> str:
 
 
 def _set_raw_mode(image: ImageFile, name: str) -> None:
-    """Lets the image be decoded in another layout of as many bits."""
+    """Sets the layout in which the image is decoded; it must have as many bits."""
     image.tile = [tile._replace(args=(name, *tile.args[1:]) if isinstance(tile.args, tuple) else name)
                   for tile in image.tile]

@@ -19,25 +19,25 @@ def main() -> None:
     parser.option('archives', metavar='DIR', help='archives found here are used, others downloaded to it '
                                                   '(default: archives in the root)')
     parser.option('mirror', metavar='URL', help='address of a folder of archives, tried before the known ones')
-    parser.option('check', action='store_true', help='only check what is there; without names, every set that is there')
+    parser.option('check', action='store_true', help='only check; without names, every data set of which a folder exists')
     options = parser.parse_args()
 
     root = Path(options.data)
     archives = Path(options.archives) if options.archives else root / 'archives'
-    names = choose_names(options.names, root, options.check)
+    names = _choose_names(options.names, root, options.check)
     if not options.check:
         if options.archives and not archives.is_dir():
             raise UserError(f'-archives {archives}: no such folder')
         if options.mirror and not re.match('https?://', options.mirror):
             raise UserError(f'-mirror {options.mirror}: expected an address that starts with http:// or https://')
         try:
-            prepare(names, root, archives, options.mirror)
+            _prepare(names, root, archives, options.mirror)
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt('run the same command again to continue') from interrupt
-    report(names, root)
+    _report(names, root)
 
 
-def choose_names(names: Sequence[str], root: Path, check_only: bool) -> list[str]:
+def _choose_names(names: Sequence[str], root: Path, check_only: bool) -> list[str]:
     """The data sets to work on: those named, or every one below `root` when there is only to check."""
     for name in names:
         if name not in SETS:
@@ -53,8 +53,8 @@ def choose_names(names: Sequence[str], root: Path, check_only: bool) -> list[str
     return list(dict.fromkeys(names))
 
 
-def prepare(names: Sequence[str], root: Path, archives: Path, mirror: str | None) -> None:
-    """Brings the folders of the named data sets into place as far as they are not there."""
+def _prepare(names: Sequence[str], root: Path, archives: Path, mirror: str | None) -> None:
+    """Downloads and unpacks the folders of the named data sets that are missing or incomplete."""
     needed = {}
     for name in names:
         for folder in SETS[name]:
@@ -70,10 +70,10 @@ def prepare(names: Sequence[str], root: Path, archives: Path, mirror: str | None
         print(f"{archive} -> {', '.join(str(root / folder.path) for folder in folders)}")
 
 
-def report(names: Sequence[str], root: Path) -> None:
-    """Checks the named data sets; prints a line for each that is right and, on stderr, each problem of the others.
+def _report(names: Sequence[str], root: Path) -> None:
+    """Checks the named data sets; prints a line for each complete one and, on stderr, a line for each problem.
 
-    Raises: UserError with the sum of it when there are problems.
+    Raises: UserError with the number of problems when there are any.
     """
     problems = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""Writing that may fail: the error names the file and says what to do."""
+"""Errors while writing: they name the file and say what to do."""
 import contextlib
 import errno
 from pathlib import Path

@@ -1,13 +1,13 @@
-"""Where the data sets' archives lie, and which images must come out of them.
+"""The addresses of the data sets' archives, and the images that they must contain.
 
-Facts only; correct an address here, or pass another by -mirror. Where no checksum is given none is known for sure: the
-program then prints the one that it computed, and the archive's own checksums and the check of every image decide.
+Facts only; correct an address here, or give another with -mirror. Where no checksum is given, none is known for sure: the
+program prints the one that it computed, and relies on the checksums inside the archive and on the check of every image.
 """
 from typing import NamedTuple
 
 
 class Source(NamedTuple):
-    """One way to get an archive. Mirrors may pack the same images differently (`file`).
+    """One mirror of an archive. Mirrors may pack the same images differently (`file`).
 
     Attributes:
         file: name in the folder of archives.
@@ -25,10 +25,10 @@ class Folder(NamedTuple):
     Attributes:
         path: below the data root.
         archive: key of ARCHIVES.
-        inside: where the images lie in the archive: endings of their folder's path, one for each way of packing them.
+        inside: the images' folder in the archive: endings of its path, one for each way of packing.
         count: number of images.
         first: file name of the first of `count` images numbered consecutively; None where names are no numbers.
-        long_side: smallest longer side of an image, in pixels. It tells HR images from LR ones and from cut-outs.
+        long_side: lower bound of the longer side of an image, in pixels. It tells HR images from LR images and crops.
         hr: path of the folder whose images these were made from, for LR images; NAME.png becomes NAMEx`scale`.png.
         scale: floor(HR / scale) is an LR image's size.
     """
@@ -42,63 +42,63 @@ class Folder(NamedTuple):
     scale: int = 1
 
 
-SCALES = (2, 3, 4)
-ETH = 'data.vision.ee.ethz.ch/cvl/DIV2K'
-SNU = 'cv.snu.ac.kr/research/EDSR'
-BERKELEY = 'eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR'
+_SCALES = (2, 3, 4)
+_ETH = 'data.vision.ee.ethz.ch/cvl/DIV2K'
+_SNU = 'cv.snu.ac.kr/research/EDSR'
+_BERKELEY = 'eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR'
 
 
-def div2k(file: str) -> tuple[Source, ...]:
-    return Source(file, f'https://{ETH}/{file}'), Source(file, f'http://{ETH}/{file}')
+def _div2k(file: str) -> tuple[Source, ...]:
+    return Source(file, f'https://{_ETH}/{file}'), Source(file, f'http://{_ETH}/{file}')
 
 
 # archive → its sources, in the order in which they are tried
 ARCHIVES: dict[str, tuple[Source, ...]] = {
-    'DIV2K_train_HR': div2k('DIV2K_train_HR.zip'),
-    'DIV2K_valid_HR': div2k('DIV2K_valid_HR.zip'),
-    **{f'DIV2K_valid_LR_bicubic_X{s}': div2k(f'DIV2K_valid_LR_bicubic_X{s}.zip') for s in SCALES},
+    'DIV2K_train_HR': _div2k('DIV2K_train_HR.zip'),
+    'DIV2K_valid_HR': _div2k('DIV2K_valid_HR.zip'),
+    **{f'DIV2K_valid_LR_bicubic_X{s}': _div2k(f'DIV2K_valid_LR_bicubic_X{s}.zip') for s in _SCALES},
     'Flickr2K': (
-        Source('Flickr2K.tar', f'https://{SNU}/Flickr2K.tar'),
-        Source('Flickr2K.tar', f'http://{SNU}/Flickr2K.tar'),
+        Source('Flickr2K.tar', f'https://{_SNU}/Flickr2K.tar'),
+        Source('Flickr2K.tar', f'http://{_SNU}/Flickr2K.tar'),
         Source('Flickr2K.zip', 'https://huggingface.co/datasets/goodfellowliu/Flickr2K/resolve/main/Flickr2K.zip'),
     ),
     'BSDS500': (
-        Source('BSR_bsds500.tgz', f'https://www2.{BERKELEY}/BSR_bsds500.tgz'),
-        Source('BSR_bsds500.tgz', f'http://www.{BERKELEY}/BSR_bsds500.tgz'),
+        Source('BSR_bsds500.tgz', f'https://www2.{_BERKELEY}/BSR_bsds500.tgz'),
+        Source('BSR_bsds500.tgz', f'http://www.{_BERKELEY}/BSR_bsds500.tgz'),
         Source('BSDS500-master.zip', 'https://github.com/BIDS/BSDS500/archive/refs/heads/master.zip'),
     ),
-    # the LR images of published results are MATLAB's bicubic; other collections made theirs differently
+    # published results use LR images by MATLAB's bicubic; other collections made theirs differently
     'benchmark': (
-        Source('benchmark.tar', f'https://{SNU}/benchmark.tar'),
-        Source('benchmark.tar', f'http://{SNU}/benchmark.tar'),
+        Source('benchmark.tar', f'https://{_SNU}/benchmark.tar'),
+        Source('benchmark.tar', f'http://{_SNU}/benchmark.tar'),
     ),
 }
 
 
-def benchmark(name: str, count: int, packed: str | None = None) -> tuple[Folder, ...]:
+def _benchmark(name: str, count: int, packed: str | None = None) -> tuple[Folder, ...]:
     """Folders of a set in the benchmark archive, where it may be packed under another name."""
     names = [packed, name] if packed else [name]
     hr = f'benchmark/{name}/HR'
     return (
         *(Folder(f'benchmark/{name}/LR_bicubic/X{s}', 'benchmark', tuple(f'{n}/LR_bicubic/X{s}' for n in names), count,
-                 hr=hr, scale=s) for s in SCALES),
+                 hr=hr, scale=s) for s in _SCALES),
         Folder(hr, 'benchmark', tuple(f'{n}/HR' for n in names), count),
     )
 
 
-# data set → its folders. LR comes before HR, and so into place: an evaluation that finds HR images finds their LR ones
+# data set → its folders, LR before HR, so that an evaluation that finds HR images also finds their LR images
 SETS: dict[str, tuple[Folder, ...]] = {
     'DIV2K': (
         *(Folder(f'DIV2K/DIV2K_valid_LR_bicubic/X{s}', f'DIV2K_valid_LR_bicubic_X{s}', (f'DIV2K_valid_LR_bicubic/X{s}',),
-                 100, hr='DIV2K/DIV2K_valid_HR', scale=s) for s in SCALES),
+                 100, hr='DIV2K/DIV2K_valid_HR', scale=s) for s in _SCALES),
         Folder('DIV2K/DIV2K_valid_HR', 'DIV2K_valid_HR', ('DIV2K_valid_HR',), 100, '0801.png', 1200),
         Folder('DIV2K/DIV2K_train_HR', 'DIV2K_train_HR', ('DIV2K_train_HR',), 800, '0001.png', 1200),
     ),
     'Flickr2K': (Folder('Flickr2K/Flickr2K_HR', 'Flickr2K', ('Flickr2K_HR', 'Flickr2K'), 2650, '000001.png', 1200),),
     # without its 100 validation images, which are BSD100
     'BSDS500': (Folder('bsds400/HR', 'BSDS500', ('images/train', 'images/test'), 400, long_side=481),),
-    'Set5': benchmark('Set5', 5),
-    'Set14': benchmark('Set14', 14),
-    'BSD100': benchmark('BSD100', 100, packed='B100'),
-    'Urban100': benchmark('Urban100', 100),
+    'Set5': _benchmark('Set5', 5),
+    'Set14': _benchmark('Set14', 14),
+    'BSD100': _benchmark('BSD100', 100, packed='B100'),
+    'Urban100': _benchmark('Urban100', 100),
 }

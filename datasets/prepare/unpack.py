@@ -1,4 +1,4 @@
-"""An archive → the folders that the configs expect, each put into place only when it is whole."""
+"""An archive → the folders that the configs expect. A folder gets its name only when it is complete."""
 import lzma
 import re
 import shutil
@@ -19,15 +19,15 @@ from utils import UserError
 CHUNK = 2 ** 20  # bytes read at a time
 NO_ARCHIVE = 'not a zip or tar archive, or cut short'
 # what the readers of zip, tar and their compressions raise on damaged or encrypted archives
-DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError,
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError,
           RuntimeError)
 
 
 def unpack(archive: Path, folders: Sequence[Folder], root: Path) -> None:
     """Puts the images of an archive into `folders` below `root`.
 
-    They are unpacked beside their folder, into a hidden one that is renamed when all of them are there; ended at any moment,
-    nothing is left that looks complete. A folder that exists gets what it lacks; its own files stay as they are.
+    They are unpacked into a hidden folder beside their own, which is renamed when all of them are there, so an interruption
+    leaves nothing that looks complete. A folder that exists gets the images that it lacks; its files stay as they are.
 
     Raises: UserError when the archive is damaged, lacks images or holds paths that lead out of it; RunError when they
         cannot be written.
@@ -35,13 +35,13 @@ def unpack(archive: Path, folders: Sequence[Folder], root: Path) -> None:
     stages = {folder: (root / folder.path).with_name(f'.{Path(folder.path).name}.unpacking') for folder in folders}
     try:
         for stage in stages.values():
-            shutil.rmtree(stage, ignore_errors=True)  # an earlier run was killed
+            shutil.rmtree(stage, ignore_errors=True)  # left by a killed run
             with writing(stage):
                 stage.mkdir(parents=True)
         total = sum(folder.count for folder in folders)
         with tqdm(desc=f'unpacking {archive.name}', total=total, disable=None, leave=False) as bar:
-            for path, content in read_members(archive, lambda path: destination(path, folders) is not None):
-                target = stages[destination(path, folders)] / path.name
+            for path, content in _read_members(archive, lambda path: _destination(path, folders) is not None):
+                target = stages[_destination(path, folders)] / path.name
                 with writing(target):
                     target.write_bytes(content)
                 bar.update()
@@ -52,13 +52,13 @@ def unpack(archive: Path, folders: Sequence[Folder], root: Path) -> None:
                                 f'{folder.count}; delete it and run again, or get it elsewhere')
         for folder, stage in stages.items():
             with writing(root / folder.path):
-                publish(stage, root / folder.path)
+                _publish(stage, root / folder.path)
     finally:
         for stage in stages.values():
             shutil.rmtree(stage, ignore_errors=True)
 
 
-def publish(stage: Path, target: Path) -> None:
+def _publish(stage: Path, target: Path) -> None:
     """Renames a folder to `target`; where that exists, moves what it lacks."""
     if target.is_dir() and not any(target.iterdir()):
         target.rmdir()
@@ -70,15 +70,15 @@ def publish(stage: Path, target: Path) -> None:
             file.replace(target / file.name)
 
 
-def destination(path: PurePosixPath, folders: Sequence[Folder]) -> Folder | None:
-    """The folder that an archive's member belongs to; None when it is not wanted."""
+def _destination(path: PurePosixPath, folders: Sequence[Folder]) -> Folder | None:
+    """The folder that an archive's member belongs to; None when it is not needed."""
     if path.suffix.lower() not in SUFFIXES or path.name.startswith('.'):
         return None
     parent = f'/{path.parent}'
     return next((folder for folder in folders if any(parent.endswith(f'/{inside}') for inside in folder.inside)), None)
 
 
-def read_members(archive: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes]]:
+def _read_members(archive: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes]]:
     """(path, content) of the regular files of a zip or tar archive that are wanted, in its order.
 
     Raises: UserError when it is damaged, or holds a path that is absolute or goes through '..'.
@@ -88,8 +88,8 @@ def read_members(archive: Path, wanted: Callable[[PurePosixPath], bool]) -> Iter
         if opened is None:
             raise UserError(f'{archive}: {NO_ARCHIVE}; delete it and run again')
         with opened(archive) as file:
-            for member, name, regular in list_members(file):
-                path = safe_path(name, archive)
+            for member, name, regular in _list_members(file):
+                path = _safe_path(name, archive)
                 if regular and wanted(path):
                     stream = file.extractfile(member) if isinstance(file, tarfile.TarFile) else file.open(member)
                     with stream:
@@ -99,7 +99,7 @@ def read_members(archive: Path, wanted: Callable[[PurePosixPath], bool]) -> Iter
                     pass
     except UserError:
         raise
-    except DAMAGE as error:
+    except _DAMAGE as error:
         raise UserError(f'{archive}: damaged archive ({error or type(error).__name__}); delete it and run again') from error
 
 
@@ -108,12 +108,12 @@ def opener(archive: Path) -> Callable | None:
     try:
         if tarfile.is_tarfile(archive):
             return tarfile.open
-    except (EOFError, zlib.error, lzma.LZMAError):  # compressed, and damaged where it starts
+    except (EOFError, zlib.error, lzma.LZMAError):  # compressed, and damaged at the start
         pass
     return zipfile.ZipFile if zipfile.is_zipfile(archive) else None
 
 
-def safe_path(name: str, archive: Path) -> PurePosixPath:
+def _safe_path(name: str, archive: Path) -> PurePosixPath:
     """The path of an archive's member. Raises UserError when it leads out of the archive."""
     path = PurePosixPath(name.replace('\\', '/'))
     if path.is_absolute() or '..' in path.parts or re.match('[A-Za-z]:', name):
@@ -121,7 +121,7 @@ def safe_path(name: str, archive: Path) -> PurePosixPath:
     return path
 
 
-def list_members(file: tarfile.TarFile | zipfile.ZipFile) -> Iterator[tuple]:
+def _list_members(file: tarfile.TarFile | zipfile.ZipFile) -> Iterator[tuple]:
     """(member, name, whether it is a regular file) for everything in an open archive."""
     if isinstance(file, tarfile.TarFile):
         for member in file:
