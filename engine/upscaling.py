@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.arrays import to_tensor
-from imaging import SUFFIXES, list_images, open_image, save_image, to_image, to_rgb
+from imaging import SUFFIXES, check_size, list_images, open_image, save_image, to_image, to_rgb
 from models.sr_model import SRModel
 from utils import UserError, check_output
 
@@ -90,16 +90,18 @@ def upscale_file(model: SRModel, device: torch.device, job: Job, size: Size, mem
     Args:
         device: of the model.
         memory, halo: of `SRModel.upscale`. With a halo the error that it causes is measured and printed.
-    Raises: UserError when the file cannot be read, or would become too large or, in an axis, smaller.
+    Raises: UserError when the file cannot be read, when it would become too large for its format or for MAX_PIXELS,
+        or smaller in height or width.
     """
     image = open_image(job.file)
     lr = to_tensor(to_rgb(image)).unsqueeze(0)                                       # (1, 3, H, W)
     height, width = lr.shape[2:]
     size = size.of(job, height, width)
+    target = job.target or OUTPUT / f'{job.name}_{size[0]}x{size[1]}.png'
+    check_size(target, *size)
     start = time.perf_counter()
     lr = lr.to(device)
     upscaled = _upscale(model, lr, size, memory, halo, job.name)
-    target = job.target or OUTPUT / f'{job.name}_{size[0]}x{size[1]}.png'
     if image.has_transparency_data and target.suffix.lower() in _WITH_ALPHA:
         alpha = image.convert('RGBA').getchannel('A')
         upscaled.putalpha(alpha.resize(upscaled.size, Image.Resampling.BICUBIC))

@@ -298,6 +298,7 @@ BAD_DEMO = {
     'suffix': ((*BICUBIC, '-output', 'b.xyz'), 'b.xyz'),
     'no suffix': ((*BICUBIC, '-output', 'b'), 'b: '),
     'both': ((*BICUBIC, '-scale', '2', '-resolution', '50,50'), '-resolution'),
+    'too wide for webp': ((*BICUBIC, '-resolution', '11,16384', '-output', 'b.webp'), 'b.webp: 11x16384'),
     'smaller height': ((*BICUBIC, '-resolution', '10,50'), '10x50'),
     'smaller width': ((*BICUBIC, '-resolution', '50,13'), '50x13'),
     'unknown option': ((*BICUBIC, '-scael', '2'), '-scael'),

@@ -10,7 +10,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 import imaging
-from imaging import open_image, read_rgb, read_size
+from imaging import open_image, read_rgb, read_size, save_image
 from utils import UserError
 
 # Level of 16 bits → of 8 bits: 257·k − 128 to 257·k + 128 are k. The high byte of 129 and 0x01FF is 0 and 1, one too
@@ -209,9 +209,32 @@ def test_any_size_is_read_and_the_limit_of_others_stays(tmp_path, monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 10
 
 
+# writing
+
+@pytest.mark.parametrize(('suffix', 'longest'), [('webp', 16383), ('jpg', 65500), ('JPEG', 65500)])
+def test_the_longest_side_that_a_format_holds(tmp_path, suffix, longest):
+    """As Pillow knows it: this many pixels are written and read, one more is refused in one line, and leaves no file."""
+    path = tmp_path / f'a.{suffix}'
+    for size in ((longest, 2), (2, longest)):
+        save_image(Image.new('RGB', size), path)
+        assert read_size(path) == size[::-1]
+    for size in ((longest + 1, 2), (2, longest + 1)):
+        with pytest.raises(UserError, match=rf'b\.{suffix}: {size[1]}x{size[0]} is too large .* {longest} pixels'):
+            save_image(Image.new('RGB', size), tmp_path / f'b.{suffix}')
+        with pytest.raises((ValueError, OSError)):
+            Image.new('RGB', size).save(tmp_path / f'c.{suffix}')
+    assert not (tmp_path / f'b.{suffix}').exists()
+
+
+def test_other_formats_hold_more(tmp_path):
+    for suffix in ('png', 'tif', 'bmp', 'ppm'):
+        save_image(Image.new('RGB', (70_000, 1)), tmp_path / f'a.{suffix}')
+        assert read_size(tmp_path / f'a.{suffix}') == (1, 70_000)
+
+
 def test_the_public_face():
-    assert imaging.__all__ == ['SUFFIXES', 'list_images', 'open_image', 'read_rgb', 'read_size', 'save_image', 'to_image',
-                               'to_rgb']
+    assert imaging.__all__ == ['SUFFIXES', 'check_size', 'list_images', 'open_image', 'read_rgb', 'read_size', 'save_image',
+                               'to_image', 'to_rgb']
     assert all(hasattr(imaging, name) for name in imaging.__all__)
 
 
