@@ -12,7 +12,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent  # of the project
 PARTIAL = '.partial-'  # files begin so until they are complete
-VALUE_LENGTH = 80  # characters of a value that a message prints
+VALUE_LENGTH, MESSAGE_LENGTH = 80, 300  # most characters of a value in a message, and of another error's message in it
 
 _repr = reprlib.Repr()
 _repr.maxlevel = 3
@@ -45,6 +45,12 @@ def shortened(value: object, quotes: bool = True) -> str:
         text = f'<{type(value).__name__} of too many digits>'
     text = text if len(text) <= VALUE_LENGTH else f'{text[:VALUE_LENGTH - 1]}…'
     return text if quotes or not isinstance(value, str) else text[1:-1]
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line of at most MESSAGE_LENGTH characters."""
+    text = ' '.join(str(error).split())
+    return text if len(text) <= MESSAGE_LENGTH else f'{text[:MESSAGE_LENGTH - 1]}…'
 
 
 def nearest_name(name: object, choices) -> str:

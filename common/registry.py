@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable
 
-from utils import UserError, nearest_name, shortened
+from utils import UserError, nearest_name, one_line, shortened
 
 
 class SpecError(UserError):
@@ -99,7 +99,7 @@ class Registry:
         except UserError:
             raise
         except (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError) as error:  # what wrong values cause
-            raise SpecError(f"{path}.args: {self.kind} '{spec['name']}': {' '.join(str(error).split())}") from error
+            raise SpecError(f"{path}.args: {self.kind} '{spec['name']}': {one_line(error)}") from error
 
     def make_named(self, name: str, path: str):
         """The object of a bare name, all arguments at their defaults.
@@ -109,7 +109,7 @@ class Registry:
         Raises: SpecError that lists the choices.
         """
         if name not in self.entries:
-            raise SpecError(f"{path}: unknown {self.kind} '{name}'; {nearest_name(name, self.entries)}")
+            raise SpecError(f'{path}: unknown {self.kind} {shortened(name)}; {nearest_name(name, self.entries)}')
         return self.make({'name': name}, path)
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import yaml
 
-from utils import UserError, shortened
+from utils import UserError, one_line, shortened
 
 __all__ = ['MAX_BASES', 'apply_overrides', 'merge', 'plain', 'read_yaml', 'to_yaml']
 
 MAX_BASES = 2  # that follow one another: a config, its base, and the base of that
 MAX_VALUES, MAX_LEVELS = 100_000, 32  # of a file, with its aliases written out
-MESSAGE_LENGTH = 300  # characters of what the YAML library says
 NUMBER = re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$')  # 1e-4: to YAML 1.1 a text, for it has no point
 
 
@@ -76,8 +75,7 @@ def parse(text: str | bytes, source: str) -> object:
     except RecursionError:
         values, levels = 0, math.inf
     except (yaml.YAMLError, ValueError, TypeError) as error:  # also text that is no UTF-8, a 13th month, a list as a key
-        message = ' '.join(str(error).split())[:MESSAGE_LENGTH]
-        raise UserError(f'{source}: not valid YAML: {message}') from error
+        raise UserError(f'{source}: not valid YAML: {one_line(error)}') from error
     if levels > MAX_LEVELS:
         raise UserError(f'{source}: nested more than {MAX_LEVELS} levels deep')
     if values > MAX_VALUES:

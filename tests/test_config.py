@@ -557,6 +557,12 @@ def test_messages_stay_short(tmp_path, train_config, path, value):
     assert len(refusal(tmp_path, change(train_config, path, value))) < 700
 
 
+def test_messages_of_what_is_built_stay_short(train_config):
+    with pytest.raises(UserError) as error:
+        models.make(change(train_config['model'], 'args.imnet_spec.args.hidden_list', [0] * 10 ** 4))
+    assert 'expected widths of at least 1, got hidden_list [0, 0' in str(error.value) and len(str(error.value)) < 500
+
+
 @pytest.mark.parametrize('path', [
     'epoch_max', 'data_norm.inp.sub', 'model', 'model.args.heads', 'optimizer.args.betas', 'unknown'])
 def test_aliases_are_not_written_out(tmp_path, train_config, path):
