@@ -1,4 +1,5 @@
-"""Shared by all tests: where the reference data lies, small specs, and a folder to train in."""
+"""Shared by all tests: where the reference data lies, small specs and configs, and a folder to train in."""
+import copy
 import os
 from pathlib import Path
 
@@ -37,6 +38,26 @@ def tiny_msit() -> dict:
         'pb_spec': {'name': 'posenc', 'args': {'enc_dims': 8}},
         'imnet_spec': {'name': 'mlp', 'args': {'hidden_list': [16], 'act': 'gelu'}},
     }}
+
+
+@pytest.fixture
+def train_config(tiny_msit) -> dict:
+    """A valid training config with every block that there is."""
+    folder = {'name': 'image-folder', 'args': {'root_path': 'HR', 'repeat': 1}}
+    return {
+        'train_dataset': {
+            'dataset': folder, 'wrapper': {'name': 'sr-implicit-downsampled', 'args': {'inp_size': 8, 'sample_q': 16}},
+            'batch_size': 2, 'epoch_batches': 3, 'num_workers': 0},
+        'val_dataset': {
+            'dataset': copy.deepcopy(folder),
+            'wrapper': {'name': 'sr-evaluation', 'args': {'name': 'S', 'protocol': 'div2k', 'scales': [2]}}},
+        'data_norm': {'inp': {'sub': [0.5], 'div': [0.5]}, 'gt': {'sub': [0.5], 'div': [0.5]}},
+        'model': tiny_msit,
+        'optimizer': {'name': 'adam', 'args': {'lr': 0.001}},
+        'lr_schedule': {'name': 'warmup-cosine', 'args': {'warmup': 1, 'cosine': 2}},
+        'clip_grad': 1, 'accumulate': 1, 'precision': 'float32', 'tf32': False, 'channels_last': False, 'compile': False,
+        'epoch_max': 2, 'epoch_val': 1, 'epoch_save': 1, 'save_every': 1, 'seed': 0,
+    }
 
 
 @pytest.fixture

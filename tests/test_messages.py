@@ -1,0 +1,70 @@
+"""Messages stay short, and cheap to write, whatever the values that they print."""
+import pytest
+from config_files import change, refusal, write
+
+import models
+from engine.config import TRAIN_KEYS, load_config
+from engine.yaml_files import to_yaml
+from utils import UserError, shortened
+
+LAUGHS = 'a0: &a0 [lol, lol]\n' + ''.join(f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 10)}]\n' for i in range(1, 16))
+
+
+@pytest.mark.parametrize(('value', 'expected'), [
+    (1e-4, '0.0001'), ('x', "'x'"), ([2, 3], '[2, 3]'), ({'a': [1]}, "{'a': [1]}"), (None, 'None'), (True, 'True'),
+    ('a\nb', "'a\\nb'")])
+def test_short_values_are_printed_as_they_are(value, expected):
+    assert shortened(value) == expected
+
+
+def test_long_values_are_cut():
+    assert shortened('name', quotes=False) == 'name' and shortened(7, quotes=False) == '7'
+    for value in ('x' * 10 ** 6, list(range(10 ** 6)), {str(i): i for i in range(1000)}, 10 ** 4000, [['y' * 99] * 99] * 99):
+        assert 30 <= len(shortened(value)) <= 80 and len(shortened(value, quotes=False)) <= 80
+    assert shortened(1 << 10 ** 5) == '<int of too many digits>'
+    nested = []
+    for _ in range(10 ** 5):
+        nested = [nested]
+    assert shortened(nested) == '[[[[...]]]]'
+    laughs = ['lol']
+    for _ in range(100):
+        laughs = [laughs] * 10
+    assert len(shortened(laughs)) <= 80
+
+
+@pytest.mark.parametrize(('path', 'value'), [
+    ('epoch_max', 'x' * 10 ** 5), ('y' * 10 ** 5, 1), ('precision', 'z' * 10 ** 5), ('train_dataset', ['w'] * 10 ** 4),
+    ('model.name', 'm' * 10 ** 5), ('model.args.heads', ['h' * 99] * 99), ('model.args.' + 'k' * 10 ** 5, 1),
+    ('optimizer.' + 'k' * 10 ** 5, 1), ('lr_factors', {'f' * 10 ** 5: 'x'}), ('data_norm.inp.sub', [['s'] * 99] * 99),
+    ('base', ['b'] * 10 ** 4)])
+def test_messages_stay_short(tmp_path, train_config, path, value):
+    assert len(refusal(tmp_path, change(train_config, path, value))) < 700
+
+
+def test_messages_of_what_is_built_stay_short(train_config):
+    with pytest.raises(UserError) as error:
+        models.make(change(train_config['model'], 'args.imnet_spec.args.hidden_list', [0] * 10 ** 4))
+    assert 'expected widths of at least 1, got hidden_list [0, 0' in str(error.value) and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize('path', [
+    'epoch_max', 'data_norm.inp.sub', 'model', 'model.args.heads', 'optimizer.args.betas', 'unknown'])
+def test_aliases_are_not_written_out(tmp_path, train_config, path):
+    """15 levels of ten aliases each would be 10^15 values: refused before anything looks at them."""
+    told = refusal(tmp_path, LAUGHS + to_yaml(change(train_config, path, 'HERE')).replace('HERE', '*a15'))
+    assert told == 'more than 100,000 values, counting an alias as what it stands for'
+    told = refusal(tmp_path, 'b: &b [0.5]\n' + to_yaml({'seed': 'HERE'}).replace('HERE', '[*b, *b]'))
+    assert told.startswith('b: unknown key')
+    with pytest.raises(UserError, match=r'^-set seed: more than 100,000 values'):
+        load_config(write(tmp_path, train_config), TRAIN_KEYS, ('seed={' + ', '.join(LAUGHS.splitlines()) + '}',))
+
+
+@pytest.mark.parametrize('levels', [33, 100, 300, 2000, 10 ** 5])
+def test_deep_nesting(tmp_path, levels):
+    assert refusal(tmp_path, f'seed: {"[" * levels}{"]" * levels}') == 'nested more than 32 levels deep'
+
+
+def test_nesting_that_is_read(tmp_path, train_config):
+    text = to_yaml(train_config).replace('seed: 0', f'seed: {"[" * 25}1{"]" * 25}')
+    assert refusal(tmp_path, text) == 'seed: expected int, got [[[[...]]]]'
+    assert 'recursive' in refusal(tmp_path, 'seed: &a [*a]')
