@@ -3,9 +3,11 @@ import contextlib
 import hashlib
 import re
 import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -16,6 +18,12 @@ from engine.config import TRAIN_KEYS, load_config
 from engine.training.trainer import Trainer
 
 BATCHES = 3  # of an epoch
+
+
+def slow_except(fast: Collection, cases: Iterable) -> list:
+    """The cases of a parametrised test, all but the fast ones marked slow. A case is a value, or a tuple of several."""
+    return [case if case in fast else pytest.param(*case if isinstance(case, tuple) else (case,), marks=pytest.mark.slow)
+            for case in cases]
 
 
 class Done(NamedTuple):

@@ -1,5 +1,6 @@
 """train.py: what a run writes, exact resuming, one training step by hand, refusals, and every shipped config."""
 import copy
+import itertools
 import math
 import os
 import re
@@ -12,7 +13,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from lab import BATCHES, after_step, checkpoints_of, differences, epoch_lines, hashes, one_error_line, scalars
+from lab import (
+    BATCHES,
+    after_step,
+    checkpoints_of,
+    differences,
+    epoch_lines,
+    hashes,
+    one_error_line,
+    scalars,
+    slow_except,
+)
 from PIL import Image
 from recipes import Recipe, recipes
 
@@ -126,9 +137,9 @@ def test_workers_change_nothing(lab):
     assert differences(none, two) == []
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['SIGINT', 'SIGTERM'])
-@pytest.mark.parametrize('workers', [0, 2])
-@pytest.mark.parametrize('step', [1, BATCHES, BATCHES + 2])
+@pytest.mark.parametrize('step, workers, number', slow_except(
+    [(1, 0, signal.SIGINT), (BATCHES, 0, signal.SIGTERM), (BATCHES + 2, 2, signal.SIGTERM)],
+    itertools.product([1, BATCHES, BATCHES + 2], [0, 2], [signal.SIGINT, signal.SIGTERM])))
 def test_stopped_by_a_signal_is_the_same_run(lab, number, workers, step):
     """Step 1 is amid the first epoch, step 3 its last one, step 5 amid the second."""
     common = {'train_dataset': lab.with_workers(workers), 'epoch_max': 3}
@@ -185,7 +196,7 @@ def train_struck(lab, name: str, action: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=lab.folder, capture_output=True, text=True, timeout=120, start_new_session=True)
 
 
-@pytest.mark.parametrize('number', ['SIGINT', 'SIGTERM'])
+@pytest.mark.parametrize('number', slow_except(['SIGTERM'], ['SIGINT', 'SIGTERM']))
 def test_signal_to_the_whole_group(lab, number):
     """Terminals and batch systems signal the data loader's workers too: the step is finished and saved all the same."""
     lab.write_config(train_dataset={**lab.with_workers(2), 'epoch_batches': 40})
@@ -499,7 +510,13 @@ def test_named_configs_are_shipped():
     assert {path.stem for path in (ROOT / 'configs/train').glob('*.yaml')} >= set(SHIPPED)
 
 
-@pytest.mark.parametrize('name', RECIPES)
+# one of every kind; the others are larger, or differ by a number
+QUICK = {name for name in RECIPES if name.endswith('_s') or name.startswith('train_edsr_')}
+QUICK -= {'train_edsr_baseline_clit_2', 'train_edsr_baseline_clit_3', 'train_edsr_baseline_MsIT_rim_fast'}
+QUICK |= {'train_msit_s_rim', 'train_rdn_baseline_MsIT', 'ablations-conventional-attention', 'ablations-refconv'}
+
+
+@pytest.mark.parametrize('name', slow_except(QUICK, RECIPES))
 def test_shipped_config_takes_a_step(lab, name):
     """Model, optimiser and schedule as shipped; data, sizes and lengths shrunk. Nothing big is written."""
     config = RECIPES[name].config()
