@@ -2,8 +2,8 @@
 
     python -m benchmarks.curves -runs save/liif save/msit save/msit_rim -output curves.png
 
-One line a run, named after its folder: the mean PSNR over the scales of its validation set against the batches since the
-start of its first stage.
+One line a run, named after its folder: the mean PSNR over the scales of its validation set against the iterations since
+the start of its first stage.
 """
 from pathlib import Path
 from statistics import fmean
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def read_curve(folder: Path) -> list[tuple[int, float]]:
-    """(batches, mean PSNR over the scales) of every validation of a run."""
+    """(iterations, mean PSNR over the scales) of every validation of a run."""
     if not (folder / 'tensorboard').is_dir():
         raise UserError(f'{folder}: not the folder of a run, it has no tensorboard/')
     events = EventAccumulator(str(folder / 'tensorboard'), size_guidance={'scalars': 0})
@@ -43,7 +43,7 @@ def draw(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
     figure, axes = new_axes()
     for name, points in curves.items():
         axes.plot(*zip(*points), marker='o', markersize=3, label=f'{name} ({points[-1][1]:.2f} dB)')
-    axes.set(xlabel='batches', ylabel='mean PSNR on the validation set (dB)')
+    axes.set(xlabel='iterations', ylabel='mean PSNR on the validation set (dB)')
     axes.grid(alpha=.3)
     axes.legend(fontsize=8)
     with atomic_path(path) as temporary:

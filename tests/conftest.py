@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from lab import BATCHES, Lab
 from PIL import Image
-from tensorboard.summary.writer import event_file_writer
 
 import engine.training.trainer
 
@@ -86,6 +85,4 @@ def lab(tmp_path, monkeypatch, capsys, tiny_msit) -> Lab:
     }
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(engine.training.trainer, 'SCALAR_EVERY', 1)
-    # event files of one process and one second are told apart by this number, and read as text sorts them: 10 before 9
-    monkeypatch.setattr(event_file_writer, '_global_uid', event_file_writer.AtomicCounter(0))
     return Lab(tmp_path, config, capsys, monkeypatch)

@@ -1,8 +1,10 @@
-"""A folder in which tests train a tiny network, and what they look at afterwards."""
+"""A folder in which tests train a tiny network, and what they compare afterwards."""
 import contextlib
 import hashlib
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -95,9 +97,15 @@ def differences(a: object, b: object, path: str = '') -> list[str]:
 
 
 def events_of(folder: Path) -> EventAccumulator:
-    """All that a run wrote for TensorBoard."""
-    events = EventAccumulator(str(folder / 'tensorboard'), size_guidance={'scalars': 0, 'images': 0})
-    events.Reload()
+    """All that a run wrote for TensorBoard, its files in the order of their writing.
+
+    TensorBoard goes by their names, which are not in this order where one process writes ten in one second.
+    """
+    with tempfile.TemporaryDirectory() as ordered:
+        for number, file in enumerate(sorted((folder / 'tensorboard').iterdir(), key=lambda file: file.stat().st_mtime_ns)):
+            shutil.copy(file, Path(ordered) / f'tfevents.{number:03}')
+        events = EventAccumulator(ordered, size_guidance={'scalars': 0, 'images': 0})
+        events.Reload()
     return events
 
 

@@ -31,7 +31,7 @@ class Ended(NamedTuple):
 
 
 def launch(lab: Lab, *arguments, size: int = 2, code: str | None = None) -> Ended:
-    """Runs train.py in `size` processes, each in a folder of its own, as torchrun would start them on as many machines.
+    """Runs train.py in `size` processes, each in a separate folder, as torchrun would start them on as many machines.
 
     Their store is kept here, as torchrun keeps it: it outlives any of them.
     """
@@ -135,7 +135,7 @@ with join() as world:
     torch.save(steps({str(lab.folder)!r}, {cases!r}, {str(lab.folder / 'data')!r}, world), 'steps.pt')
 ''')
     assert done.statuses == [0, 0]
-    hint = 'find_unused_parameters=True was specified'  # torch's, where all cascades take part in the first batch
+    hint = 'find_unused_parameters=True was specified'  # torch's, where all cascades take part in the first iteration
     assert [line for err in done.err for line in err.splitlines() if hint not in line] == []
     functions = {}
     exec(STEPS, functions)
@@ -208,7 +208,7 @@ def test_second_stage_needs_its_start_in_the_first_process_alone(lab):
 
 
 def test_validation_is_shared(lab):
-    """Each process upscales its own images, and both end with all rows in order."""
+    """Each process upscales a part of the images, and both end with all rows in order."""
     config = lab.config['val_dataset']
     config['dataset']['args']['first_k'] = 3
     lab.write_config()
@@ -274,17 +274,17 @@ def test_a_signal_to_one_stops_all_after_the_same_step(lab):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('action, statuses, told', [
+@pytest.mark.parametrize('action, statuses, message', [
     ("raise UserError('images/2.png: broken')", [2, 2], ('error: images/2.png: broken',)),
     ('os.kill(os.getpid(), signal.SIGKILL)', [1, -9], ('error: another process of this run has ended',)),
     ('trainer.state.model.widen.weight.data.fill_(float("nan"))', [1, 1],
      ('error: the loss is nan at epoch 2, iteration 2',)),
 ], ids=['refused input', 'killed', 'ruined weights'])
-def test_an_error_in_one_ends_all(lab, action, statuses, told):
+def test_an_error_in_one_ends_all(lab, action, statuses, message):
     """Not at the same place of the program: the other is amid a step."""
     lab.write_config()
     done = launch(lab, '-name', 'run', code=act(1, 4, action))
-    assert done.statuses == statuses and one_line(done, *told)
+    assert done.statuses == statuses and one_line(done, *message)
     assert (loaded(lab, 'run')['epoch'], loaded(lab, 'run')['batch']) == (1, 0)
     assert not list((lab.folder / 'rank0/save/run').glob('.*'))
 
@@ -299,14 +299,14 @@ def test_a_full_disk_of_the_first_ends_all(lab):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('wrong, told', [
+@pytest.mark.parametrize('wrong, message', [
     ({'epoch_max': 'three'}, 'epoch_max: expected int'),
     ({'optimizer': {'name': 'adam', 'args': {'lr': -1}}}, 'optimizer.args'),
 ], ids=['before they are connected', 'after'])
-def test_an_error_of_all_is_told_once(lab, wrong, told):
+def test_an_error_of_all_is_reported_once(lab, wrong, message):
     lab.write_config(**wrong)
     done = launch(lab, '-name', 'run')
-    assert done.statuses == [2, 2] and one_line(done, told)
+    assert done.statuses == [2, 2] and one_line(done, message)
     assert not (lab.folder / 'rank0/save').exists()
 
 

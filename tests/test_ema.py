@@ -140,7 +140,7 @@ def test_wrong_decays_are_refused(lab, decay):
 
 def test_damaged_weights_to_resume_from_are_refused(lab):
     assert lab.train('run', epoch_max=1, **EMA).status == 0
-    for raw, told in ((3, 'raw'), ({}, 'missing')):
+    for raw, message in ((3, 'raw'), ({}, 'missing')):
         torch.save({**lab.loaded('run'), 'raw': raw}, lab.folder / 'other.pth')
         done = lab.train('new', '-resume', 'other.pth', **EMA)
-        assert done.status == 2 and one_error_line(done, 'error: other.pth', told) and not lab.save('new').exists()
+        assert done.status == 2 and one_error_line(done, 'error: other.pth', message) and not lab.save('new').exists()

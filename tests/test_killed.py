@@ -218,7 +218,7 @@ def test_full_disk(lab, size):
 @posix
 @pytest.mark.slow
 def test_full_disk_for_the_curves(lab):
-    """The command itself, since the curves are written by a thread, which has an error output of its own."""
+    """The command itself, since the curves are written by a thread, whose failure is printed apart."""
     import resource
     lab.write_config(epoch_max=100)
     command = [sys.executable, Path(train.__file__), '-config', 'tiny.yaml', '-name', 'run']
@@ -229,7 +229,7 @@ def test_full_disk_for_the_curves(lab):
 
 
 def test_error_of_the_system_while_writing(lab):
-    """The operating system's own word for it, when it comes only as the file is brought to the disk."""
+    """The operating system's error, when it comes only as the file is brought to the disk."""
     assert lab.train('run', epoch_max=1).status == 0
     before = checkpoints_of(hashes(lab.save('run')))
 

@@ -61,15 +61,15 @@ def test_the_config_chooses_the_loss(lab, spec, function, accumulate):
     assert scalars(lab.save('direct'))['train/loss'][0] == (1, pytest.approx(expected, rel=1e-5))
 
 
-@pytest.mark.parametrize('spec, told', [
+@pytest.mark.parametrize('spec, message', [
     ({'name': 'charbonier'}, "loss.name: unknown loss 'charbonier'; did you mean 'charbonnier'?"),
     ({'name': 'charbonnier', 'args': {'epsilon': 1}}, "loss.args.epsilon: loss 'charbonnier' has no such argument"),
     ({'name': 'charbonnier', 'args': {'eps': 0}}, 'expected eps > 0, got 0'),
     ({'name': 'l1', 'args': {'eps': 1}}, 'loss.args.eps'),
 ], ids=['name', 'argument', 'value', 'no arguments'])
-def test_wrong_losses_are_refused(lab, spec, told):
+def test_wrong_losses_are_refused(lab, spec, message):
     done = lab.train('run', loss=spec)
-    assert done.status == 2 and one_error_line(done, 'tiny.yaml', told) and not lab.save('run').exists()
+    assert done.status == 2 and one_error_line(done, 'tiny.yaml', message) and not lab.save('run').exists()
 
 
 def test_a_loss_that_has_a_mean_already_is_refused(lab):

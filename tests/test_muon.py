@@ -147,10 +147,10 @@ def test_state_survives_a_checkpoint():
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), stopped.parameters()))
 
 
-@pytest.mark.parametrize(('args', 'told'), [
+@pytest.mark.parametrize(('args', 'message'), [
     ({'lr': -1}, '-1'), ({'momentum': 1}, '1'), ({'betas': [0.9]}, '0.9'), ({'betas': [0.9, 1.5]}, '1.5'),
     ({'scale': 0}, '0'), ({'momentun': 0.9}, "'momentum'")])
-def test_bad_arguments(args, told):
+def test_bad_arguments(args, message):
     with pytest.raises(UserError) as error:
         OPTIMIZERS.make({'name': 'muon', 'args': args}, 'optimizer', params=[nn.Parameter(torch.zeros(3))])
-    assert str(error.value).startswith('optimizer.args') and told in str(error.value)
+    assert str(error.value).startswith('optimizer.args') and message in str(error.value)

@@ -98,7 +98,7 @@ def test_authors_first_stage_layout(shared, tmp_path):
 
 
 def test_refused_files(stage1, tiny_msit, tmp_path):
-    """Another width, another method, a second stage, another normalisation: each is told by name."""
+    """Another width, another method, a second stage, another normalisation: each is refused by name."""
     path, model = stage1
     spec = with_args(tiny_msit, reparam='rim')
 
@@ -108,10 +108,10 @@ def test_refused_files(stage1, tiny_msit, tmp_path):
         assert '\n' not in str(caught.value)
         return str(caught.value)
 
-    told = refusal(path, with_args(spec, base_dim=32))
-    assert 'of another shape (widen.weight' in told and 'the file has base_dim: 16; the config base_dim: 32' in told
-    told = refusal(path, with_args(spec, msc_convs=1))
-    assert '2 left over (msno.msc.convs.1.weight, msno.msc.convs.1.bias)' in told and 'msc_convs: 2' in told
+    message = refusal(path, with_args(spec, base_dim=32))
+    assert 'of another shape (widen.weight' in message and 'the file has base_dim: 16; the config base_dim: 32' in message
+    message = refusal(path, with_args(spec, msc_convs=1))
+    assert '2 left over (msno.msc.convs.1.weight, msno.msc.convs.1.bias)' in message and 'msc_convs: 2' in message
 
     second = models.make(spec)
     save_checkpoint(tmp_path / 'second.pth', second, spec)

@@ -57,12 +57,12 @@ def test_half_precision_is_in_force_where_it_belongs(lab, precision):
     dtype, seen = getattr(torch, precision), {}
     trainer = lab.trainer(precision=precision, **SGD)
 
-    def look(name):
+    def watch(name):
         def hook(module, inputs, output):
             seen[name] = output.dtype
         return hook
     for name in ('widen', 'msno.msc.convs.1', 'mssa.position_bias', 'imnet', ''):
-        trainer.state.model.get_submodule(name).register_forward_hook(look(name or 'prediction'))
+        trainer.state.model.get_submodule(name).register_forward_hook(watch(name or 'prediction'))
     trainer.state.model.train()
     loss, _ = trainer.train_step(first_batch(trainer))
     assert seen == {'widen': dtype, 'msno.msc.convs.1': dtype, 'imnet': dtype, 'mssa.position_bias': torch.float32,

@@ -190,7 +190,7 @@ run(train.main)
 
 
 def train_struck(lab, name: str, action: str) -> subprocess.CompletedProcess:
-    """Runs train.py on lab's last config in a process group of its own, which does `action` after the fifth step."""
+    """Runs train.py on lab's last config in a separate process group, which does `action` after the fifth step."""
     command = [sys.executable, '-W', 'ignore', '-c', STRUCK, str(ROOT), action,
                '-config', 'tiny.yaml', '-name', name, '-device', 'cpu']
     return subprocess.run(command, cwd=lab.folder, capture_output=True, text=True, timeout=120, start_new_session=True)
@@ -218,7 +218,7 @@ def test_killed_run_continues_from_its_last_checkpoint(lab):
 
 @pytest.mark.parametrize('reparam', ['rim', 'refconv'])
 def test_second_stage_starts_at_the_validation_of_the_first(lab, reparam):
-    """Before its first batch stage 2 scores as stage 1 did, and its curves go on where those of stage 1 ended."""
+    """Before its first iteration stage 2 scores as stage 1 did, and its curves go on where those of stage 1 ended."""
     assert lab.train('first').status == 0
     first = scalars(lab.save('first'))
     model = {'name': 'msit', 'args': {**lab.config['model']['args'], 'reparam': reparam}}
@@ -377,8 +377,8 @@ def test_sgd_update(lab, clip):
     factor = clip / norm if clip == 0.01 else 1.0
     expected = [p.detach() - 0.5 * factor * g for p, g in zip(model.parameters(), gradients)]
     trainer.state.model.train()
-    value, rate = trainer.train_step(sample)
-    assert (value, rate) == (pytest.approx(loss.item(), rel=1e-5), 0.5)
+    value, learning_rate = trainer.train_step(sample)
+    assert (value, learning_rate) == (pytest.approx(loss.item(), rel=1e-5), 0.5)
     moved = 0.0
     for old, new, right in zip(model.parameters(), trainer.state.model.parameters(), expected):
         assert torch.allclose(new, right, atol=1e-6, rtol=1e-5)
@@ -390,7 +390,7 @@ def test_sgd_update(lab, clip):
     ('batch', [2e-4, 6e-4, 1e-3, 1e-3, 8.535534e-4, 5e-4, 1.464466e-4, 0, 0]),
     ('epoch', [2e-4] * 3 + [6e-4] * 3 + [1e-3] * 3),
 ])
-def test_rate_of_each_step_follows_the_schedule(lab, unit, expected):
+def test_learning_rate_of_each_step_follows_the_schedule(lab, unit, expected):
     """Warm-up from 2e-4 to 1e-3 in 2 units, a cosine over 4; a stop in between must not move it."""
     used = []
     original = torch.optim.Adam.step
@@ -403,7 +403,7 @@ def test_rate_of_each_step_follows_the_schedule(lab, unit, expected):
     assert [value for _, value in scalars(lab.save('run'))['train/lr']] == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
-def test_parts_of_the_network_have_rates_of_their_own(lab):
+def test_parts_of_the_network_have_separate_learning_rates(lab):
     """Also after a stop, and with another factor then; another part would meet the wrong moments and is refused."""
     used = []
     original = torch.optim.Adam.step
@@ -415,10 +415,10 @@ def test_parts_of_the_network_have_rates_of_their_own(lab):
     width, hidden = 9 * 16 + 2, 16                                                   # K²·C values and the cell
     decoder = (width + 1) * hidden + (hidden + 1) * 3
     assert len(used) == 2 * BATCHES
-    for number, rates in enumerate(used):
-        (rest, others), (rate, own) = rates.items()
-        assert (rest, rate) == pytest.approx((base, base * (3 if number < BATCHES else 0.5))) and own == decoder
-        assert others + own == sum(p.numel() for p in models.make(lab.config['model']).parameters())
+    for number, groups in enumerate(used):
+        (rest, others), (factored, count) = groups.items()
+        assert (rest, factored) == pytest.approx((base, base * (3 if number < BATCHES else 0.5))) and count == decoder
+        assert others + count == sum(p.numel() for p in models.make(lab.config['model']).parameters())
     assert [value for _, value in scalars(lab.save('run'))['train/lr']] == pytest.approx([base] * 2 * BATCHES)
     done = lab.train('run', '-resume', 'auto', epoch_max=3, lr_schedule=None, lr_factors={'mssa': 3})
     assert done.status == 2 and one_error_line(done, 'lr_factors of [imnet], but the config has [mssa]')
@@ -426,7 +426,7 @@ def test_parts_of_the_network_have_rates_of_their_own(lab):
 
 # non-finite losses
 
-def test_exploding_rate_stops_the_run(lab):
+def test_exploding_learning_rate_stops_the_run(lab):
     assert lab.train('run', epoch_max=1, lr_schedule=None).status == 0
     before = hashes(lab.save('run'))
     done = lab.train('run', '-resume', 'auto', lr_schedule=None, optimizer={'name': 'adam', 'args': {'lr': 1e30}})
@@ -435,7 +435,7 @@ def test_exploding_rate_stops_the_run(lab):
 
 
 @pytest.mark.parametrize('value', [math.nan, math.inf])
-def test_loss_that_is_no_number_names_epoch_and_batch(lab, value):
+def test_loss_that_is_no_number_names_epoch_and_iteration(lab, value):
     with after_step(lab.monkeypatch, 4, lambda trainer: trainer.state.model.imnet.register_forward_hook(
             lambda module, inputs, output: output * value)):
         done = lab.train('run')
@@ -447,7 +447,7 @@ def test_loss_that_is_no_number_names_epoch_and_batch(lab, value):
 
 
 def test_weights_that_blew_up_are_not_saved(lab):
-    """The update of an epoch's last batch can ruin the weights although its own loss was finite."""
+    """The update of an epoch's last iteration can ruin the weights although its loss was finite."""
     assert lab.train('run', epoch_max=1).status == 0
     before = hashes(lab.save('run'))['epoch-last.pth']
 
@@ -472,7 +472,7 @@ def test_damaged_training_image_is_named_in_one_line(lab):
         done = lab.train(f'run{workers}', train_dataset=lab.with_workers(workers))
         assert done.status == 2 and one_error_line(done, 'error: ', 'images/2.jpg')
         assert 'Traceback' not in done.err
-    lab.config['train_dataset']['dataset']['args']['cache'] = 'mapped'               # then it is told before the run begins
+    lab.config['train_dataset']['dataset']['args']['cache'] = 'mapped'               # then it is found before the run begins
     done = lab.train('mapped')
     assert done.status == 2 and one_error_line(done, 'error: ', 'images/2.jpg') and not lab.save('mapped').exists()
 

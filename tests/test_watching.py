@@ -1,4 +1,4 @@
-"""What a run tells while it trains: curves, images, versions, pace; and that telling costs no wait for a GPU."""
+"""What a run writes while it trains: curves, images, versions, pace; and that no step waits for a GPU."""
 import io
 import math
 import platform
@@ -38,12 +38,12 @@ def test_curves_of_the_clock(lab):
     assert lab.train('run').status == 0
     events = events_of(lab.save('run'))
     data, step = ([(event.step, event.value) for event in events.Scalars(f'time/{name}')] for name in ('data', 'step'))
-    assert [batch for batch, _ in data] == [batch for batch, _ in step] == list(range(1, 2 * BATCHES + 1))
+    assert [iteration for iteration, _ in data] == [iteration for iteration, _ in step] == list(range(1, 2 * BATCHES + 1))
     assert all(0 <= waited <= whole for (_, waited), (_, whole) in zip(data, step))
 
 
 def test_pace(monkeypatch):
-    """Batches that are waited for 1, 2 and 4 s and worked on for 10 s each, on a clock of our own."""
+    """Batches that are waited for 1, 2 and 4 s and worked on for 10 s each, on a clock of the test."""
     now = [100.0]
     monkeypatch.setattr(engine.training.record.time, 'monotonic', lambda: now[0])
 
@@ -101,7 +101,7 @@ def test_dead_channels_are_counted():
     assert live[relu].tolist() == [False, True, False, True, False]
 
 
-def test_dead_channels_are_told(lab):
+def test_dead_channels_are_reported(lab):
     """From a start with 7 of 8 channels dead: a warning after every validation, and a curve. Not so with 1 of 8."""
     for dead, warned in ((6, True), (0, False)):
         name = f'run{dead}'
@@ -133,7 +133,7 @@ def test_images_of_the_validation(lab):
 
 
 def test_triptych():
-    """The centres of grey LR, a prediction of 0.2, and HR whose pixels tell their place; less where there is less."""
+    """The centres of grey LR, a prediction of 0.2, and HR whose pixels hold their position; less where there is less."""
     rows, columns = np.mgrid[:10, :13]
     hr = np.stack([rows, columns, rows * 0], -1).astype(np.uint8)
     pair = Pair('a.png', np.full((5, 6, 3), 90, np.uint8), hr)
@@ -145,7 +145,7 @@ def test_triptych():
     assert triptych(pair, prediction, 96).shape == (10, 39, 3)
 
 
-def test_versions_and_config_are_told(lab):
+def test_versions_and_config_are_written(lab):
     assert lab.train('run', epoch_max=1).status == 0
     log = [line[20:] for line in lab.save('run', 'log.txt').read_text().splitlines()]
     assert log[0] == f'versions: python {platform.python_version()}, torch {torch.__version__}, revision {git_revision()}'
@@ -153,8 +153,8 @@ def test_versions_and_config_are_told(lab):
     assert yaml.safe_load(log[1].removeprefix('config: ')) == yaml.safe_load(lab.save('run', 'config.yaml').read_text())
     texts = events_of(lab.save('run'))
     for name, line in (('versions', log[0]), ('config', log[1])):
-        told = texts.Tensors(f'run/{name}/text_summary')[0].tensor_proto.string_val[0].decode()
-        assert f'{name}: {told}' == line
+        text = texts.Tensors(f'run/{name}/text_summary')[0].tensor_proto.string_val[0].decode()
+        assert f'{name}: {text}' == line
 
 
 def test_versions_of_a_gpu(monkeypatch):
@@ -195,17 +195,17 @@ def test_only_one_process_writes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# losses are looked at every few batches only, as on a GPU
+# losses are checked every few iterations only, as on a GPU
 
 @pytest.fixture
 def seldom(lab):
-    """Losses are looked at after every third batch of an epoch; epochs have seven."""
+    """Losses are checked in every third iteration of an epoch; epochs have seven."""
     lab.config['train_dataset']['epoch_batches'] = 7
     lab.monkeypatch.setattr(TrainingStep, 'checks_loss', lambda step, iteration: iteration % 3 == 0)
     return lab
 
 
-def test_looking_seldom_changes_nothing(seldom):
+def test_checking_seldom_changes_nothing(seldom):
     seldom.train('seldom')
     with after_step(seldom.monkeypatch, 9, lambda trainer: trainer.request_stop(0, None)):
         assert seldom.train('parts').status == 130
@@ -217,16 +217,16 @@ def test_looking_seldom_changes_nothing(seldom):
     assert differences(seldom.loaded('always'), seldom.loaded('parts')) == []
 
 
-@pytest.mark.parametrize(('fem', 'ruined', 'told'), [
+@pytest.mark.parametrize(('fem', 'ruined', 'found'), [
     ('none', 1, 3), ('none', 3, 6), ('none', 6, 7), ('paper', 1, 3), ('paper', 3, 6), ('paper', 6, 7)])
-def test_loss_that_is_no_number_is_found_at_the_next_look(seldom, fem, ruined, told):
-    """Sooner where the network does not survive the weights that came of it; and before anything is saved."""
+def test_loss_that_is_no_number_is_found_by_the_next_check(seldom, fem, ruined, found):
+    """With and without a FEM, which reads its stride as a number; and before anything is saved."""
     seldom.config['model']['args']['fem'] = fem
     assert seldom.train('run', epoch_max=1).status == 0
     before = seldom.loaded('run')
     with after_step(seldom.monkeypatch, ruined, lambda trainer: trainer.state.model.widen.weight.data.fill_(math.nan)):
         done = seldom.train('run', '-resume', 'auto')
-    assert done.status == 1 and one_error_line(done, f'the loss is nan at epoch 2, iteration {told}:')
+    assert done.status == 1 and one_error_line(done, f'the loss is nan at epoch 2, iteration {found}:')
     assert differences(seldom.loaded('run'), before) == []
 
 
@@ -272,11 +272,11 @@ def test_a_loss_that_is_not_checked_ruins_no_weights(seldom):
         trainer.train_step(next(samples))
 
 
-def test_devices_other_than_the_cpu_are_looked_at_every_ten_batches(lab):
+def test_devices_other_than_the_cpu_are_checked_every_ten_iterations(lab):
     trainer = lab.trainer()
-    assert [batch for batch in range(1, 31) if trainer.step.checks_loss(batch)] == list(range(1, 31))
+    assert [number for number in range(1, 31) if trainer.step.checks_loss(number)] == list(range(1, 31))
     trainer.state.device = torch.device('cuda')
-    assert [batch for batch in range(1, 31) if trainer.step.checks_loss(batch)] == [10, 20, 30]
+    assert [number for number in range(1, 31) if trainer.step.checks_loss(number)] == [10, 20, 30]
 
 
 # threads that fail
