@@ -15,9 +15,14 @@ from utils import UserError, nearest_name, shortened
 
 
 class Key(NamedTuple):
-    """What a config key holds: a type or tuple of types, a Registry for a spec, or a dict of further keys.
+    """What a config key holds.
 
-    `minimum` is the least number allowed, `choices` are the texts allowed.
+    Attributes:
+        kind: a type or tuple of types, a dict of further keys, or an object with `check(value, path)`: a Registry for a
+            spec, or one of the kinds below.
+        required: the key must be there.
+        minimum: the least number allowed.
+        choices: the texts allowed; empty for any.
     """
     kind: object
     required: bool = False
@@ -26,7 +31,7 @@ class Key(NamedTuple):
 
 
 class ListOf(NamedTuple):
-    """The kind of a key that holds a list of blocks, each with these keys."""
+    """The kind of a key that holds a list of blocks with these keys."""
     keys: dict[str, Key]
 
     def check(self, value: object, path: str) -> None:
@@ -40,17 +45,17 @@ NUMBER = (int, float)
 
 
 class ListOfValues(NamedTuple):
-    """The kind of a key that holds a list of plain values, each of this type or one of these types."""
+    """The kind of a key that holds a list of values of a type, or of several types."""
     kind: type | tuple[type, ...]
 
     def check(self, value: object, path: str) -> None:
         check_value(value, Key(list), path)
-        for number, each in enumerate(value):
-            check_value(each, Key(self.kind, minimum=-math.inf), f'{path}[{number}]')
+        for number, item in enumerate(value):
+            check_value(item, Key(self.kind, minimum=-math.inf), f'{path}[{number}]')
 
 
 class Factors:
-    """The kind of a key that holds a number of at least 0 for each of some names."""
+    """The kind of a key that holds numbers of at least 0 by name."""
 
     def check(self, value: object, path: str) -> None:
         if not isinstance(value, dict):
@@ -62,7 +67,7 @@ class Factors:
 
 
 class Between(NamedTuple):
-    """The kind of a key that holds a number between two others, neither of which it may be."""
+    """The kind of a key that holds a number above `low` and below `high`."""
     low: float
     high: float
 
@@ -165,7 +170,7 @@ def check_value(value: object, key: Key, path: str) -> None:
 
 
 def changes(before: object, after: object, path: str = '') -> list[str]:
-    """'path old → new' for every value that differs between two configs; 'none' stands for a key that is not there."""
+    """'path old → new' for every value that differs between two configs; 'none' stands for an absent key."""
     if isinstance(before, dict) and isinstance(after, dict):
         return [line for key in sorted({*before, *after}) for line in
                 changes(before.get(key), after.get(key), f'{path}.{key}' if path else key)]
@@ -174,7 +179,7 @@ def changes(before: object, after: object, path: str = '') -> list[str]:
 
 @contextmanager
 def named(path: str | Path, overrides: Sequence[str] = ()) -> Iterator[None]:
-    """Puts the config's file name before the path of a key that turns out wrong while things are built from it.
+    """Puts the config's file name before the path of a key that proves wrong only when something is built from it.
 
     Args:
         overrides: the changes of -set that the config has.

@@ -20,14 +20,15 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads: the text '1e-4' in quotes, lists and short blocks on one line."""
+    """Writes what `_Loader` reads: the text '1e-4' in quotes."""
 
 
-for _each in (_Loader, _Dumper):
-    _each.add_implicit_resolver('tag:yaml.org,2002:float', NUMBER, list('-+0123456789'))
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver('tag:yaml.org,2002:float', NUMBER, list('-+0123456789'))
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
+    """A block, of which every key is there once."""
     seen = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
@@ -55,7 +56,7 @@ def read_yaml(path: str | Path, children: tuple[Path, ...] = ()) -> dict:
     if len(children) > MAX_BASES:
         chain = ' → '.join(file.name for file in (*children, path))
         raise UserError(f'{children[0]}: base: expected at most {MAX_BASES} bases that follow one another, got {chain}; '
-                        'name a nearer file as the base')
+                        'move the keys of one of them into the file that names it')
     config = parse(path.read_bytes(), str(path))
     if not isinstance(config, dict):
         raise UserError(f'{path}: expected a mapping of config keys, got {type(config).__name__}')
@@ -88,7 +89,7 @@ def _extent(value: object, known: dict[int, tuple[int, int]]) -> tuple[int, int]
     if not isinstance(value, (dict, list)):
         return 1, 0
     if id(value) not in known:
-        inner = [_extent(each, known) for each in (value.values() if isinstance(value, dict) else value)]
+        inner = [_extent(item, known) for item in (value.values() if isinstance(value, dict) else value)]
         known[id(value)] = 1 + sum(values for values, _ in inner), 1 + max((levels for _, levels in inner), default=0)
     return known[id(value)]
 

@@ -122,8 +122,9 @@ def test_two_bases_may_follow_one_another_and_no_more(tmp_path, train_config):
     assert load_config(tmp_path / 'c.yaml', TRAIN_KEYS) == {**train_config, 'seed': 5}
     with pytest.raises(UserError) as error:
         load_config(tmp_path / 'd.yaml', TRAIN_KEYS)
-    assert str(error.value) == (f'{tmp_path}/d.yaml: base: expected at most 2 bases that follow one another, got '
-                                'd.yaml → c.yaml → b.yaml → a.yaml; name a nearer file as the base')
+    assert str(error.value) == (
+        f'{tmp_path}/d.yaml: base: expected at most 2 bases that follow one another, got d.yaml → c.yaml → b.yaml → a.yaml; '
+        'move the keys of one of them into the file that names it')
 
 
 def test_cycles(tmp_path):
