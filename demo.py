@@ -20,10 +20,10 @@ def main() -> None:
                   help='an image or a folder of images (default: the bundled sample)')
     parser.option('model', default='MSIT-S', metavar='FILE',
                   help="a checkpoint, the name of weights in modelzoo/, or 'bicubic' (default: %(default)s)")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument('-scale', '--scale', default='4', metavar='S|SY,SX',
-                      help='factor ≥ 1, or one for the height and one for the width (default: 4)')
-    size.add_argument('-resolution', '--resolution', metavar='H,W', help='exact height and width in pixels')
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument('-scale', '--scale', default='4', metavar='S|SY,SX',
+                       help='factor ≥ 1, or one for the height and one for the width (default: 4)')
+    sizes.add_argument('-resolution', '--resolution', metavar='H,W', help='exact height and width in pixels')
     parser.option('output', type=Path, metavar='PATH',
                   help='image to write, or folder when the input is one (default: output/)')
     parser.memory_option()

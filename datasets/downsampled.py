@@ -75,7 +75,8 @@ class Downsampled(Dataset):
         side = round(self.inp_size * draw.scale)
         image = pad_to(self.dataset[draw.index], side)
         extent = self._draw_extent(side, image, rng)
-        crop = image[random_crop(*image.shape[:2], extent, rng)]
+        rows, columns = random_crop(image.shape[0], image.shape[1], extent, rng)
+        crop = image[rows, columns]
         # a contiguous copy, because it is read several times
         hr = np.ascontiguousarray(crop) if extent == side else resize_bicubic(crop, side, side)
         lr = resize_bicubic(hr, self.inp_size, self.inp_size)

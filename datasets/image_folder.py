@@ -1,4 +1,5 @@
 """Data sets of images: indexed reading of whole images as 8-bit RGB."""
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +43,14 @@ class ImageFolder:
             files = _read_list(Path(data_root) / list_file, roots)
         self.files = files[:first_k]
         self.repeat = repeat
+        self._decoded: Store | list[np.ndarray] | None = None
         if cache == 'mapped':
             store = Store(images=self.files, data_root=Path(data_root), folder=Path(data_root) / cache_path)
             self._decoded, self._sizes = store, store.sizes
         elif cache == 'in_memory':
-            self._decoded = list(in_parallel(read_rgb, self.files, 'decoding'))
-            self._sizes = [image.shape[:2] for image in self._decoded]
+            images = list(in_parallel(read_rgb, self.files, 'decoding'))
+            self._decoded, self._sizes = images, [image.shape[:2] for image in images]
         else:
-            self._decoded = None
             self._sizes = [read_size(file) for file in self.files]
 
     def __len__(self) -> int:
@@ -98,9 +99,9 @@ class PairedImageFolders:
         if counts[0] != counts[1]:
             raise UserError(f'{folders[0]} holds {counts[0]} images and {folders[1]} {counts[1]}: '
                             'LR and HR images must come in pairs')
-        common = {'data_root': data_root, 'first_k': first_k, 'repeat': repeat, 'cache': cache, 'cache_path': cache_path}
-        self.lr = ImageFolder(root_path=root_path_1, **common)
-        self.hr = ImageFolder(root_path=root_path_2, **common)
+        images_of = partial(ImageFolder, data_root=data_root, first_k=first_k, repeat=repeat, cache=cache,
+                            cache_path=cache_path)
+        self.lr, self.hr = images_of(root_path=root_path_1), images_of(root_path=root_path_2)
         for index in range(len(self.hr.files)):
             self.scale(index)
 

@@ -36,7 +36,7 @@ class Paired(Dataset):
         scale = int(draw.scale)
         lr, hr = self.dataset[draw.index]
         lr, hr = pad_to(lr, self.inp_size), pad_to(hr, self.inp_size * scale)
-        rows, columns = random_crop(*lr.shape[:2], self.inp_size, rng)
+        rows, columns = random_crop(lr.shape[0], lr.shape[1], self.inp_size, rng)
         lr, hr = lr[rows, columns], hr[rows.start * scale:rows.stop * scale, columns.start * scale:columns.stop * scale]
         if self.augment:
             lr, hr = random_dihedral([lr, hr], rng)

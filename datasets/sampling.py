@@ -4,7 +4,7 @@ Everything random about a sample follows from (seed, epoch, batch, position in t
 the number of workers, and resuming needs only the number of batches done.
 """
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from common.coords import make_cell, pixel_centres
 from utils import UserError
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True)
+class Draw:
     """What a wrapper needs to make one sample: the image's index, the scale, and a seed for everything else.
 
     `lowered`: the drawn scale was lowered, because its crop did not fit the images.

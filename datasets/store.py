@@ -57,9 +57,8 @@ class Store:
         if missing:
             _check_room(folder, [file for _, file in missing])
             random.SystemRandom().shuffle(missing)  # so that processes that build at the same time divide the work
-            built = dict(zip((path for path, _ in missing), in_parallel(_write_entry, missing, 'decoding')))
-            found = [entry or built[path] for path, entry in zip(paths, found)]
-        self.entries: list[_Entry] = found
+        built = dict(zip((path for path, _ in missing), in_parallel(_write_entry, missing, 'decoding'))) if missing else {}
+        self.entries = [entry or built[path] for path, entry in zip(paths, found)]
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -115,7 +114,7 @@ def _write_entry(missing: tuple[Path, Path]) -> _Entry:
         with atomic_path(path) as temporary, open(temporary, 'wb') as file:  # np.save hides why a write failed
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(pixels))
             offset = file.tell()
-            file.write(pixels)
+            file.write(pixels.data)
     except OSError as error:
         if entry := _find_entry(path):  # by another process, and Windows replaces no file that is in use
             return entry
@@ -144,7 +143,7 @@ def _remove_stale(folder: Path, images: Path) -> None:
                 image = images / entry['image']
                 stale = not image.is_file() or _entry_name(image) != file.name
             else:
-                unfinished = file.name.startswith('.') and _ENTRY.match(file.stem[1:])
+                unfinished = file.name.startswith('.') and _ENTRY.match(file.stem[1:]) is not None
                 stale = unfinished and time.time() - file.stat().st_mtime > _ABANDONED
             if stale:
                 file.unlink()

@@ -96,20 +96,20 @@ def upscale_file(model: SRModel, device: torch.device, job: Job, size: Size, mem
     image = open_image(job.file)
     lr = to_tensor(to_rgb(image)).unsqueeze(0)                                       # (1, 3, H, W)
     height, width = lr.shape[2:]
-    size = size.of(job, height, width)
-    target = job.target or OUTPUT / f'{job.name}_{size[0]}x{size[1]}.png'
-    check_size(target, *size)
+    new = size.of(job, height, width)
+    target = job.target or OUTPUT / f'{job.name}_{new[0]}x{new[1]}.png'
+    check_size(target, new[0], new[1])
     start = time.perf_counter()
     lr = lr.to(device)
-    upscaled = _upscale(model, lr, size, memory, halo, job.name)
+    upscaled = _upscale(model, lr, new, memory, halo, job.name)
     if image.has_transparency_data and target.suffix.lower() in _WITH_ALPHA:
         alpha = image.convert('RGBA').getchannel('A')
         upscaled.putalpha(alpha.resize(upscaled.size, Image.Resampling.BICUBIC))
     save_image(upscaled, target)
     seconds = time.perf_counter() - start
-    tqdm.write(f'{job.file} ({height}x{width}) -> {target} ({size[0]}x{size[1]}) in {seconds:.1f} s')
+    tqdm.write(f'{job.file} ({height}x{width}) -> {target} ({new[0]}x{new[1]}) in {seconds:.1f} s')
     if halo is not None:
-        error = model.halo_error(lr, size, halo, memory)
+        error = model.halo_error(lr, new, halo, memory)
         tqdm.write(f'{job.file}: what a halo of {halo} pixels changes is unknown: too little memory' if error is None else
                    f'{job.file}: a halo of {halo} pixels changes the part in the middle by {255 * error:.3g} of 255 at most')
 

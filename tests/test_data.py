@@ -1,4 +1,5 @@
 """Images, training samples and evaluation pairs, checked on images whose colours tell where each pixel lies."""
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -386,7 +387,7 @@ def test_a_sample_follows_from_its_draw():
     draw = Draw(1, 2.2, (5, 0, 3, 1))
     assert same(wrapper[draw], wrapper[draw])
     for other in ((4, 0, 3, 1), (5, 1, 3, 1), (5, 0, 4, 1), (5, 0, 3, 2)):
-        assert not same(wrapper[draw], wrapper[draw._replace(seed=other)])
+        assert not same(wrapper[draw], wrapper[replace(draw, seed=other)])
 
 
 def test_one_scale_per_batch_or_per_sample():

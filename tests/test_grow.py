@@ -72,7 +72,7 @@ def test_refused(tmp_path, tiny_msit):
                           (deeper(tiny_msit, 0), 'small.pth: has 1 residual blocks, the deeper encoder 0'),
                           (deeper(tiny_msit, 2, n_feats=12), 'of another shape'), (rdn, 'RDN cannot be deepened'),
                           (deeper(tiny_msit, 2, res_scale=0.5), 'small.pth: its network computes something else'),
-                          (fixed_scale, "'edsr-baseline' has no encoder to deepen"),
+                          (fixed_scale, "^the config's model 'edsr-baseline' has no encoder to deepen"),
                           ({'name': 'bicubic'}, "'bicubic' has no encoder to deepen")):
         with pytest.raises(UserError, match=message):
             grow(source, spec, target)

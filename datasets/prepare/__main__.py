@@ -7,7 +7,7 @@ from pathlib import Path
 from common.cli import Parser, run
 from datasets.prepare.check import check, is_complete
 from datasets.prepare.download import obtain
-from datasets.prepare.sources import ARCHIVES, SETS, Source
+from datasets.prepare.sources import ARCHIVES, SETS, Folder, Source
 from datasets.prepare.unpack import unpack
 from utils import UserError, nearest_name
 
@@ -55,7 +55,7 @@ def _choose_names(names: Sequence[str], root: Path, check_only: bool) -> list[st
 
 def _prepare(names: Sequence[str], root: Path, archives: Path, mirror: str | None) -> None:
     """Downloads and unpacks the folders of the named data sets that are missing or incomplete."""
-    needed = {}
+    needed: dict[str, list[Folder]] = {}
     for name in names:
         for folder in SETS[name]:
             if not is_complete(folder, root):

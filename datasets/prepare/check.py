@@ -1,5 +1,4 @@
 """Checks the folders of a data set: number and names of the images, their sizes, and that every image can be decoded."""
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -58,10 +57,11 @@ def _decode(file: Path) -> tuple[int, int] | str:
 def _check_names(folder: Folder, root: Path) -> Iterator[str]:
     """A line when a folder holds images, but not the right ones."""
     names = _image_names(root / folder.path)
-    originals = _image_names(root / folder.hr) if folder.hr else set()
+    hr = root / folder.hr if folder.hr else None
+    originals = _image_names(hr) if hr else set()
     if originals:
         expected = {_lr_name(name, folder.scale) for name in originals}
-        origin = f'{len(expected)}, one for each in {root / folder.hr}'
+        origin = f'{len(expected)}, one for each in {hr}'
     else:
         expected = _numbered(folder)
         origin = f'{folder.count}'
@@ -100,8 +100,9 @@ def _numbered(folder: Folder) -> set[str]:
     """The file names that a folder must have; none where they are not numbers."""
     if folder.first is None:
         return set()
-    digits, suffix = re.fullmatch(r'(\d+)(\..+)', folder.first).groups()
-    return {f'{number:0{len(digits)}d}{suffix}' for number in range(int(digits), int(digits) + folder.count)}
+    first = Path(folder.first)
+    start, digits = int(first.stem), len(first.stem)
+    return {f'{number:0{digits}d}{first.suffix}' for number in range(start, start + folder.count)}
 
 
 def _lr_name(name: str, scale: int) -> str:

@@ -38,9 +38,10 @@ def obtain(sources: Sequence[Source], folder: Path, pause: float = 1) -> Path:
     """
     for file in dict.fromkeys(source.file for source in sources):
         if (folder / file).is_file():
-            known = [source.sha256 for source in sources if source.file == file]
+            digests = [source.sha256 for source in sources if source.file == file]
+            known = [digest for digest in digests if digest is not None]
             try:
-                _verify(folder / file, file, None if None in known else known)
+                _verify(folder / file, file, known if len(known) == len(digests) else None)
             except _Refused as error:
                 raise UserError(f'{folder / file}: {error}; delete it to download it again') from error
             return folder / file

@@ -3,6 +3,7 @@
 Facts only; correct an address here, or give another with -mirror. Where no checksum is given, none is known for sure: the
 program prints the one that it computed, and relies on the checksums inside the archive and on the check of every image.
 """
+from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -19,7 +20,8 @@ class Source(NamedTuple):
     sha256: str | None = None
 
 
-class Folder(NamedTuple):
+@dataclass(frozen=True)
+class Folder:
     """A folder of images as the configs expect it.
 
     Attributes:

@@ -1,4 +1,5 @@
 """An archive → the folders that the configs expect. A folder gets its name only when it is complete."""
+import io
 import lzma
 import re
 import shutil
@@ -7,6 +8,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -40,8 +42,8 @@ def unpack(archive: Path, folders: Sequence[Folder], root: Path) -> None:
                 stage.mkdir(parents=True)
         total = sum(folder.count for folder in folders)
         with tqdm(desc=f'unpacking {archive.name}', total=total, disable=None, leave=False) as bar:
-            for path, content in _read_members(archive, lambda path: _destination(path, folders) is not None):
-                target = stages[_destination(path, folders)] / path.name
+            for folder, name, content in _read_members(archive, folders):
+                target = stages[folder] / name
                 with writing(target):
                     target.write_bytes(content)
                 bar.update()
@@ -78,8 +80,8 @@ def _destination(path: PurePosixPath, folders: Sequence[Folder]) -> Folder | Non
     return next((folder for folder in folders if any(parent.endswith(f'/{inside}') for inside in folder.inside)), None)
 
 
-def _read_members(archive: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """(path, content) of the regular files of a zip or tar archive that are wanted, in its order.
+def _read_members(archive: Path, folders: Sequence[Folder]) -> Iterator[tuple[Folder, str, bytes]]:
+    """(folder, file name, content) of the images for `folders` in a zip or tar archive, in its order.
 
     Raises: UserError when it is damaged, or holds a path that is absolute or goes through '..'.
     """
@@ -88,12 +90,11 @@ def _read_members(archive: Path, wanted: Callable[[PurePosixPath], bool]) -> Ite
         if opened is None:
             raise UserError(f'{archive}: {NO_ARCHIVE}; delete it and run again')
         with opened(archive) as file:
-            for member, name, regular in _list_members(file):
+            for name, read in _list_members(file):
                 path = _safe_path(name, archive)
-                if regular and wanted(path):
-                    stream = file.extractfile(member) if isinstance(file, tarfile.TarFile) else file.open(member)
-                    with stream:
-                        yield path, stream.read()
+                folder = _destination(path, folders)
+                if read and folder:
+                    yield folder, path.name, read()
             if isinstance(file, tarfile.TarFile):
                 while file.fileobj.read(CHUNK):  # to the end, where compressed archives have their checksum
                     pass
@@ -121,11 +122,16 @@ def _safe_path(name: str, archive: Path) -> PurePosixPath:
     return path
 
 
-def _list_members(file: tarfile.TarFile | zipfile.ZipFile) -> Iterator[tuple]:
-    """(member, name, whether it is a regular file) for everything in an open archive."""
+def _list_members(file: tarfile.TarFile | zipfile.ZipFile) -> Iterator[tuple[str, Callable[[], bytes] | None]]:
+    """(name, a function that reads the content) for everything in an open archive; None for what is no regular file."""
     if isinstance(file, tarfile.TarFile):
         for member in file:
-            yield member, member.name, member.isfile()
+            yield member.name, partial(_read_tar, file, member) if member.isfile() else None
     else:
-        for member in file.infolist():
-            yield member, member.filename, not member.is_dir()
+        for info in file.infolist():
+            yield info.filename, None if info.is_dir() else partial(file.read, info)
+
+
+def _read_tar(file: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    with file.extractfile(member) or io.BytesIO() as stream:  # a regular file always has a stream
+        return stream.read()

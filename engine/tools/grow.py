@@ -8,6 +8,7 @@ smaller network. Encoders that can be deepened implement `Encoder.deepened_state
 taken from the file; the decoder, which may be of another method, starts afresh.
 """
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,13 +38,11 @@ def grow(source: str | Path, spec: dict, target: str | Path, fresh_decoder: bool
     small = build(checkpoint, str(source))
     seed_everything(seed)
     large = make(spec, checkpoint.get('data_norm'))
-    for model, place in ((small, f'{source}: its model'), (large, f"the config's model '{spec['name']}'")):
-        if getattr(model, 'encoder', None) is None:
-            raise UserError(f'{place} has no encoder to deepen; expected a model with an encoder_spec')
+    encoder, deeper = _encoder(small, f'{source}: its model'), _encoder(large, f"the config's model '{spec['name']}'")
 
     state = {key: value for key, value in small.state_dict().items() if not key.startswith(_ENCODER)}
     try:
-        deepened, added = large.encoder.deepened_state(small.encoder.state_dict())
+        deepened, added = deeper.deepened_state(encoder.state_dict())
     except UserError as error:
         raise UserError(f'{source}: {error}') from error
     if not added and not fresh_decoder:
@@ -58,12 +57,20 @@ def grow(source: str | Path, spec: dict, target: str | Path, fresh_decoder: bool
     return added
 
 
+def _encoder(model: SRModel, title: str) -> Any:
+    """The encoder of a model; `title` names the model in the message."""
+    encoder = getattr(model, 'encoder', None)
+    if encoder is None:
+        raise UserError(f'{title} has no encoder to deepen; expected a model with an encoder_spec')
+    return encoder
+
+
 @torch.no_grad()
 def _same_function(small: SRModel, large: SRModel, encoder_only: bool) -> bool:
     """Whether two models, or their encoders, agree on an image of noise. Arguments without tensors can make a difference."""
     lr = torch.rand(1, 3, _PROBE, _PROBE, generator=torch.Generator().manual_seed(0))
     coord, cell = make_grid(2 * _PROBE, 2 * _PROBE).view(1, -1, 2), make_cell(2 * _PROBE, 2 * _PROBE).unsqueeze(0)
-    one, other = (model.eval().encoder.features(lr) if encoder_only else model.eval()(lr, coord, cell)
+    one, other = (_encoder(model.eval(), '').features(lr) if encoder_only else model.eval()(lr, coord, cell)
                   for model in (small, large))
     return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
