@@ -24,7 +24,7 @@ def test_average_by_hand():
     """Three updates; batch norm's statistics are averaged too, its count is copied, the original is left alone."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    average = MovingAverage(model, 0.75)
+    average = MovingAverage(model, decay=0.75)
     expected = {key: value.double() for key, value in model.state_dict().items()}
     for _ in range(3):
         with torch.no_grad():

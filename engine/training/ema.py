@@ -22,7 +22,7 @@ class MovingAverage:
         model: the copy. Its parameters need no gradient.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: nn.Module, *, decay: float):
         self.model = copy.deepcopy(model).requires_grad_(False)
         self._blend = get_ema_multi_avg_fn(decay)
 

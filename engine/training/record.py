@@ -30,7 +30,7 @@ class Record:
         purge_step: curves that were written into this folder from this step on, before the run was stopped, are dropped.
     """
 
-    def __init__(self, folder: Path, active: bool = True, purge_step: int = 0):
+    def __init__(self, folder: Path, *, active: bool = True, purge_step: int = 0):
         self.folder = folder
         with self.writing('tensorboard'):
             self.writer = SummaryWriter(folder / 'tensorboard', purge_step=purge_step) if active else None

@@ -39,7 +39,7 @@ class RunState:
         self.optimizer = OPTIMIZERS.make(
             config['optimizer'], 'optimizer', params=parameter_groups(model, config.get('lr_factors', {})))
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.get('precision') == 'float16')
-        self.average = MovingAverage(model, config['ema_decay']) if 'ema_decay' in config else None
+        self.average = MovingAverage(model, decay=config['ema_decay']) if 'ema_decay' in config else None
         self.epoch, self.iteration = 0, 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.lowered = torch.zeros((), dtype=torch.int64, device=device)

@@ -55,7 +55,7 @@ class Trainer:
             folder.mkdir(parents=True, exist_ok=True)
             remove_partial(folder)
             write_text(folder / 'config.yaml', to_yaml(config))
-        self.record = Record(folder, world.main, self.state.global_iteration + bool(checkpoint))
+        self.record = Record(folder, active=world.main, purge_step=self.state.global_iteration + bool(checkpoint))
         self.validation = Validation(dataset=val_dataset, device=device, record=self.record,
                                      world=world) if val_dataset else None
         self.time_left = ''
