@@ -3,19 +3,17 @@ import contextlib
 import hashlib
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 import yaml
+from helpers import Done, call
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from common.cli import run
 from engine.config import TRAIN_KEYS, load_config
 from engine.training.trainer import Trainer
 
@@ -26,13 +24,6 @@ def slow_except(fast: Collection, cases: Iterable) -> list:
     """The cases of a parametrised test, all but the fast ones marked slow. A case is a value, or a tuple of several."""
     return [case if case in fast else pytest.param(*case if isinstance(case, tuple) else (case,), marks=pytest.mark.slow)
             for case in cases]
-
-
-class Done(NamedTuple):
-    """How a command ended: exit status, and what it printed."""
-    status: int
-    out: str
-    err: str
 
 
 class Lab:
@@ -50,15 +41,8 @@ class Lab:
 
     def train(self, name: str, *options, **changes) -> Done:
         """Runs train.py in this process."""
-        arguments = ['-config', self.write_config(**changes), '-name', name, '-device', 'cpu', *options]
-        self.monkeypatch.setattr(sys, 'argv', ['train.py', *map(str, arguments)])
-        self.capsys.readouterr()
-        try:
-            run(train.main)
-            status = 0
-        except SystemExit as leaving:
-            status = leaving.code
-        return Done(status, *self.capsys.readouterr())
+        arguments = ('-config', self.write_config(**changes), '-name', name, '-device', 'cpu', *options)
+        return call(train.main, arguments, self.capsys, self.monkeypatch)
 
     def trainer(self, name: str = 'direct', resume: Path | None = None, **changes) -> Trainer:
         config = load_config(self.write_config(**changes), TRAIN_KEYS)

@@ -10,20 +10,18 @@ import pickle
 import re
 import subprocess
 import sys
-import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from helpers import Done, call
 from PIL import Image
 
 import demo
 import models
 import train
-from common.cli import run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,13 +38,6 @@ benchmark = load_command(ROOT / 'test.py')
 COMMANDS = {'demo': demo.main, 'test': benchmark.main, 'train': train.main}
 
 
-class Done(NamedTuple):
-    """How a command ended: exit status, and what it printed (warnings count as lines of stderr)."""
-    status: int
-    out: str
-    err: str
-
-
 class Place:
     """A folder to work in: small images, a tiny checkpoint, and the commands."""
 
@@ -55,20 +46,8 @@ class Place:
 
     def call(self, command: str, *arguments, cpu: bool = True) -> Done:
         """Runs a command in this process."""
-        words = [f'{command}.py', *map(str, arguments), *(['-device', 'cpu'] if cpu else [])]
-        self.monkeypatch.setattr(sys, 'argv', words)
-        self.capsys.readouterr()
-        status = 0
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('default')
-            try:
-                run(COMMANDS[command])
-            except SystemExit as leaving:
-                status = leaving.code
-        out, err = self.capsys.readouterr()
-        hidden = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # as Python hides them
-        shown = [f'{item.message}\n' for item in caught if not issubclass(item.category, hidden)]
-        return Done(status, out, err + ''.join(shown))
+        words = (*arguments, *(['-device', 'cpu'] if cpu else []))
+        return call(COMMANDS[command], words, self.capsys, self.monkeypatch)
 
     def demo(self, *arguments, **settings) -> Done:
         return self.call('demo', *arguments, **settings)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import message, save
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -24,22 +25,8 @@ def position_image(height: int, width: int) -> np.ndarray:
     return np.stack([y, x, (7 * y * y + 13 * x + 5 * x * y) % 256], -1).astype(np.uint8)
 
 
-def save(path: Path, image: np.ndarray, **settings) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, **settings)
-    return path
-
-
 def bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.BICUBIC))
-
-
-def message(function, *args, **settings) -> str:
-    """What the UserError of a call says: one line."""
-    with pytest.raises(UserError) as error:
-        function(*args, **settings)
-    assert '\n' not in str(error.value)
-    return str(error.value)
 
 
 # reading

@@ -1,14 +1,13 @@
 """-set and -print-config: keys of a config changed on the command line, and the config that comes of it."""
 import copy
 import re
-import sys
 
 import pytest
 from config_files import CONFIGS, REMOVED, change, write
+from helpers import call
 
 import test
 import train
-from common.cli import run
 from engine.config import SUITE_KEYS, TEST_KEYS, TRAIN_KEYS, load_config
 from utils import UserError
 
@@ -109,23 +108,12 @@ def test_a_mistake_of_the_file_is_not_blamed_on_set(tmp_path, train_config):
 
 # the commands
 
-def command(main, monkeypatch, capsys, *words) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a command."""
-    monkeypatch.setattr(sys, 'argv', ['command', *map(str, words)])
-    try:
-        run(main)
-        status = 0
-    except SystemExit as leaving:
-        status = leaving.code
-    return status, *capsys.readouterr()
-
-
 def test_print_config_of_train(tmp_path, monkeypatch, capsys):
     """Its output is itself a config, equal to what the first one resolves to; nothing is written, no data is needed."""
     monkeypatch.chdir(tmp_path)
     file = CONFIGS / 'train/train_rdn_baseline_MsIT_rim.yaml'
     words = ['-config', file, '-set', 'optimizer.args.lr=2e-4', 'epoch_save=null', '--set', 'seed=3', '-print-config']
-    status, text, error = command(train.main, monkeypatch, capsys, *words)
+    status, text, error = call(train.main, words, capsys, monkeypatch)
     assert (status, error) == (0, '') and list(tmp_path.iterdir()) == []
     expected = change(load_config(file, TRAIN_KEYS), 'optimizer.args.lr', 0.0002)
     del expected['epoch_save']
@@ -136,13 +124,13 @@ def test_print_config_of_test(tmp_path, monkeypatch, capsys):
     """-set applies to each config; several are several documents."""
     files = [CONFIGS / f'test/test-{name}.yaml' for name in ('set5', 'set14')]
     words = ['-set', 'test_dataset.wrapper.args.scales=[2.5]', '-print-config']
-    status, text, error = command(test.main, monkeypatch, capsys, '-config', *files, *words)
+    status, text, error = call(test.main, ('-config', *files, *words), capsys, monkeypatch)
     assert (status, error) == (0, '')
     for file, part in zip(files, text.split('---\n'), strict=True):
         expected = change(load_config(file, TEST_KEYS), 'test_dataset.wrapper.args.scales', [2.5])
         assert load_config(write(tmp_path, part), TEST_KEYS) == expected
     suite = CONFIGS / 'test/paper-table1.yaml'
-    status, text, error = command(test.main, monkeypatch, capsys, '-config', suite, '-set', 'title=Mine', '-print-config')
+    status, text, error = call(test.main, ('-config', suite, '-set', 'title=Mine', '-print-config'), capsys, monkeypatch)
     assert (status, error) == (0, '')
     assert load_config(write(tmp_path, text), SUITE_KEYS) == {**load_config(suite, SUITE_KEYS), 'title': 'Mine'}
 
@@ -152,7 +140,7 @@ def test_wrong_changes_of_a_command(tmp_path, monkeypatch, capsys, words):
     monkeypatch.chdir(tmp_path)
     for main, file in ((train.main, 'train/train_msit_s.yaml'), (test.main, 'test/test-set5.yaml')):
         more = ['-model', 'bicubic'] if main is test.main else []
-        status, out, error = command(main, monkeypatch, capsys, '-config', CONFIGS / file, *more, '-set', 'sed=1', *words)
+        status, out, error = call(main, ('-config', CONFIGS / file, *more, '-set', 'sed=1', *words), capsys, monkeypatch)
         assert (status, out) == (2, '') and error.startswith('error: -set sed: unknown key; ') and error.count('\n') == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -162,7 +150,7 @@ def test_set_reaches_the_measurement(shared, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ['-config', CONFIGS / 'test/test-set5-4.yaml', '-model', 'bicubic', '-data', shared / 'data', '-device', 'cpu',
              '-set', 'test_dataset.wrapper.args.scales=[2]', 'test_dataset.dataset.args.first_k=1']
-    status, out, error = command(test.main, monkeypatch, capsys, *words)
+    status, out, error = call(test.main, words, capsys, monkeypatch)
     assert (status, error) == (0, '')
     assert re.findall(r'Set5 \| (\S+) ', out) == ['2']
 
@@ -171,5 +159,5 @@ def test_mistakes_found_while_building_name_set(tmp_path, monkeypatch, capsys, t
     monkeypatch.chdir(tmp_path)
     file = CONFIGS / 'train/train_msit_s.yaml'
     words = ['-config', file, '-device', 'cpu', '-set', 'model.args.heads=5']
-    status, _, error = command(train.main, monkeypatch, capsys, *words)
+    status, _, error = call(train.main, words, capsys, monkeypatch)
     assert status == 2 and error.startswith(f'error: {file} with -set: model.args: ') and '5 heads' in error

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import message, save
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -37,12 +38,6 @@ needs_fork = pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system sta
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def save(path: Path, image: np.ndarray, **settings) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, **settings)
-    return path
 
 
 @pytest.fixture
@@ -86,14 +81,6 @@ def decoded(monkeypatch) -> list[str]:
         return read_rgb(path)
     monkeypatch.setattr(datasets.store, 'read_rgb', read)
     return names
-
-
-def message(function, *args, kind: type = UserError, **settings) -> str:
-    """What the error of a call says: one line."""
-    with pytest.raises(kind) as error:
-        function(*args, **settings)
-    assert '\n' not in str(error.value)
-    return str(error.value)
 
 
 # pixels
