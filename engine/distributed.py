@@ -123,7 +123,8 @@ def join() -> Iterator[World]:
         if not first:
             raise SystemExit(status) from None
         raise error
-    dist.destroy_process_group()
+    if dist.is_initialized():  # not after a command that had nothing to compute
+        dist.destroy_process_group()
 
 
 class SumOverProcesses(torch.autograd.Function):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
 from lab import BATCHES, Lab, differences
 
 import datasets
@@ -308,6 +309,16 @@ def test_an_error_of_all_is_reported_once(lab, wrong, message):
     done = launch(lab, '-name', 'run')
     assert done.statuses == [2, 2] and one_line(done, message)
     assert not (lab.folder / 'rank0/save').exists()
+
+
+@pytest.mark.slow
+def test_print_config_of_several_processes(lab):
+    """Printed once, and nothing else is done."""
+    lab.write_config()
+    ended = launch(lab, '-set', 'seed=5', '-print-config')
+    assert ended.statuses == [0, 0] and ended.err == ['', ''] and ended.out[1] == ''
+    assert yaml.safe_load(ended.out[0]) == {**lab.config, 'seed': 5}
+    assert list(lab.folder.glob('rank*/save')) == []
 
 
 @pytest.mark.slow
