@@ -12,7 +12,7 @@ from common.arrays import resize_bicubic
 from datasets import protocols
 from datasets.protocols import OWN_LR
 from datasets.registry import WRAPPERS
-from imaging.reading import read_rgb, read_size
+from imaging import read_rgb, read_size
 from utils import UserError
 
 

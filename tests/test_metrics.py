@@ -17,7 +17,7 @@ from datasets.image_folder import ImageFolder
 from engine.config import TEST_KEYS, load_config
 from engine.evaluation import metrics
 from engine.evaluation.evaluate import evaluate, format_table, plain_numbers
-from imaging.writing import save_image, to_image
+from imaging import save_image, to_image
 from models.sr_model import SRModel
 from utils import UserError
 

@@ -15,7 +15,7 @@ from engine.evaluation.memory import peak, reset_peak
 from engine.evaluation.metrics import Metric
 from engine.evaluation.results import Results
 from engine.evaluation.suite import EvaluationSet, Method, Suite
-from imaging.writing import save_image, to_image
+from imaging import save_image, to_image
 from models.sr_model import SRModel
 from utils import UserError
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from common.arrays import resize_bicubic
 from datasets.evaluation import Pair
-from imaging.writing import to_image
+from imaging import to_image
 from utils import ROOT, RunError, format_time
 
 IMAGE_SIDE = 96  # of the crops that are shown, HR pixels
