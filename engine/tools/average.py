@@ -5,11 +5,12 @@
 The runs must have continued from the same checkpoint, with other seeds or settings ("Model soups", arXiv 2203.05482).
 Networks that were trained separately from the beginning have no useful average.
 
-Batch normalisation: the running statistics of the averaged network are not known without data (SWA, arXiv 1803.05407,
-recomputes them). Where a normalised value a is linear in the weights, that of the averaged network is the mean of the a_i of
-the runs, so its mean is the mean of their means. Its standard deviation is at most the mean of theirs, and equals it when
-the a_i are perfectly correlated, which runs from one checkpoint nearly are. So standard deviations are averaged. (The law of
-total variance would add the variance of the means: it describes values drawn from all runs, not the mean of the runs.)
+Batch normalisation: the running statistics of the averaged network are not known without data (SWA, arXiv 1803.05407, and
+`torch.optim.swa_utils.update_bn` recompute them from batches). Where a normalised value a is linear in the weights, that of
+the averaged network is the mean of the runs' a_i, so its mean is the mean of their means. Its standard deviation is at most
+the mean of theirs, and equals it when the a_i are perfectly correlated, which those of runs from one checkpoint nearly are.
+So standard deviations are averaged. (The law of total variance would add the variance of the means: it describes values
+drawn from all runs, not the mean of the runs.)
 """
 from pathlib import Path
 
