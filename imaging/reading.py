@@ -37,7 +37,7 @@ def open_image(path: str | Path) -> Image.Image:
             return ImageOps.exif_transpose(to_8_bits(image, lambda: _open(path)))
     except (UnidentifiedImageError, SyntaxError) as error:
         raise UserError(f'{path}: not an image that can be read') from error
-    except (OSError, ValueError, EOFError, KeyError) as error:  # the last for layouts that Pillow does not know
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f'{path}: damaged or unreadable image ({" ".join(str(error).split())})') from error
 
 

@@ -6,6 +6,7 @@ import torch
 from test_models import grid, image
 
 import models
+from common.registry import Registry
 from engine.checkpoint import save_checkpoint
 from engine.tools.average import average
 from engine.tools.export import export
@@ -80,6 +81,24 @@ def test_specs_that_mean_the_same_are_one_network(tmp_path, tiny_msit):
     written['args']['encoder_spec']['args']['res_scale'] = 0.5
     with pytest.raises(UserError, match=r'scaled.pth: is another network'):
         average([plain, saved(tmp_path / 'scaled.pth', written, 1)], tmp_path / 'mean.pth')
+
+
+def test_defaults_are_written_out_at_any_depth():
+    registry = Registry('part')
+
+    @registry.register('leaf')
+    def leaf(*, sizes: list[int] = (1, 2), factor: float = 1.0):
+        pass
+
+    @registry.register('tree', provided=('width',))
+    def tree(*, width: int, leaf_spec: dict = {'name': 'leaf', 'args': None}, other_spec: dict | None = None):  # noqa: B006
+        pass
+    inner = {'name': 'leaf', 'args': {'sizes': [1, 2], 'factor': 1}}
+    full = {'name': 'tree', 'args': {'leaf_spec': inner, 'other_spec': None}}
+    assert registry.with_defaults({'name': 'tree'}) == registry.with_defaults(full) == full
+    other = {'name': 'tree', 'args': {'other_spec': {'name': 'leaf', 'args': {'factor': 2}}}}
+    assert registry.with_defaults(other)['args']['other_spec'] == {'name': 'leaf', 'args': {'sizes': [1, 2], 'factor': 2}}
+    assert other == {'name': 'tree', 'args': {'other_spec': {'name': 'leaf', 'args': {'factor': 2}}}}  # left as it was
 
 
 def test_refusals(tmp_path, tiny_msit):
