@@ -10,6 +10,7 @@ import pkgutil
 import types
 import typing
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from utils import UserError, nearest_name, one_line, shortened
 
@@ -23,7 +24,7 @@ class Registry:
 
     def __init__(self, kind: str):
         self.kind = kind
-        self.entries: dict[str, Callable] = {}
+        self.entries: dict[str, Any] = {}  # classes or functions
         self.provided: dict[str, tuple[str, ...]] = {}
 
     def register(self, name: str, provided: tuple[str, ...] = ()) -> Callable:

@@ -2,6 +2,7 @@
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,8 @@ def read_run(path: Path) -> dict:
 
 def random_state(device: torch.device) -> dict:
     """The state of every global random generator, that of a GPU for the run's own, as tensors and plain values."""
-    name, keys, *rest = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    name, keys, *rest = numpy_state
     return {
         'torch': torch.get_rng_state(),
         'cuda': [torch.cuda.get_rng_state(device)] if device.type == 'cuda' else [],

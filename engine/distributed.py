@@ -6,17 +6,20 @@ the devices (NCCL on GPUs, gloo on CPUs); flags and plain values between the hos
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from common.cli import verdict
 from utils import RunError
 
 LAUNCHED = {'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'}  # set by torchrun in each process
+
+Network = TypeVar('Network', bound=nn.Module)
 
 
 class World:
@@ -27,9 +30,10 @@ class World:
         local_rank: its number on its machine; None for a single process.
     """
 
-    def __init__(self, *, rank: int = 0, size: int = 1, local_rank: int | None = None, store: dist.Store | None = None):
+    def __init__(self, *, rank: int = 0, size: int = 1, local_rank: int | None = None, store: Any = None):
         self.rank, self.size, self.local_rank, self.store = rank, size, local_rank, store
-        self.device, self.hosts = torch.device('cpu'), None
+        self.device = torch.device('cpu')
+        self.hosts: Any = None  # the group that exchanges plain values
 
     @property
     def main(self) -> bool:
@@ -85,9 +89,9 @@ class World:
         """The list of which each process has every size-th item, its `values` → the whole list, in every process."""
         if self.size == 1:
             return values
-        parts = [None] * self.size
+        parts: list[list] = [[] for _ in range(self.size)]
         dist.all_gather_object(parts, values, group=self.hosts)
-        whole = [None] * sum(map(len, parts))
+        whole: list = [None] * sum(map(len, parts))
         for rank, part in enumerate(parts):
             whole[rank::self.size] = part
         return whole
@@ -106,7 +110,7 @@ def join() -> Iterator[World]:
     if not os.environ.keys() >= LAUNCHED or os.environ['WORLD_SIZE'] == '1':
         yield ALONE
         return
-    store, rank, size = next(dist.rendezvous('env://'))
+    store, rank, size = next(rendezvous('env://'))
     try:
         yield World(rank=rank, size=size, local_rank=int(os.environ['LOCAL_RANK']), store=store)
     except (Exception, KeyboardInterrupt) as error:
@@ -149,6 +153,11 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     PyTorch's own nn.SyncBatchNorm, which is faster, knows GPUs only. Shapes: (B, C, H, W).
     """
 
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
@@ -159,14 +168,14 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         centred = wide - mean.view(-1, 1, 1)
         variance = SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count   # (C,)
         with torch.no_grad():
-            self.num_batches_tracked += 1
+            self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(x.dtype)
 
 
-def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronise_batch_norm(model: Network, device: torch.device) -> Network:
     """`model` with the statistics of its batch norms taken over all processes; tensors and their names stay."""
     if device.type == 'cuda':
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)

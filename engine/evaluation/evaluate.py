@@ -3,6 +3,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -43,11 +44,12 @@ def evaluate_scale(model: SRModel, dataset: Evaluation, scale: float, device: to
                    metrics: Sequence[Metric] | None = None) -> dict:
     """The row of one scale, with arguments as in `evaluate`; `done` is called after every image."""
     metrics = make() if metrics is None else metrics
-    per_image, seconds = [], []
+    per_image: list[dict[str, Any]] = []
+    seconds: list[float] = []
     for pair in dataset.pairs(scale, slice(world.rank, None, world.size)):
         target = to_tensor(pair.hr).to(device)                                       # (3, H, W)
         start = time.perf_counter()
-        prediction = model.upscale(to_tensor(pair.lr).unsqueeze(0).to(device), target.shape[1:], memory)[0]
+        prediction = model.upscale(to_tensor(pair.lr).unsqueeze(0).to(device), (target.shape[1], target.shape[2]), memory)[0]
         if device.type == 'cuda':
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)

@@ -27,7 +27,9 @@ def read_published(paths: list[str], source: str) -> Published:
             list of Bicubic's PSNR.
         source: file that names them, for messages.
     """
-    tables, scores, sizes = read_yaml(PUBLISHED), {}, {}
+    tables = read_yaml(PUBLISHED)
+    scores: dict[tuple[str, float], dict[str, float]] = {}
+    sizes: dict[str, float] = {}
     for path in paths:
         name, _, part = str(path).partition('.')
         block = tables.get(name, {}).get(part or 'rows')

@@ -2,6 +2,7 @@
 import json
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,8 +12,8 @@ from engine.evaluation.evaluate import format_table, plain_numbers
 from engine.evaluation.metrics import METRICS
 from utils import write_text
 
-KINDS = {'model': str, 'dataset': str, 'scale': Real, 'protocol': str, 'lr': str, 'images': int, 'seconds_per_image': Real,
-         'per_image': list, 'peak_memory': (int, type(None)), 'measured_on': str}
+KINDS: dict[str, Any] = {'model': str, 'dataset': str, 'scale': Real, 'protocol': str, 'lr': str, 'images': int,
+                         'seconds_per_image': Real, 'per_image': list, 'peak_memory': (int, type(None)), 'measured_on': str}
 
 
 class Results:

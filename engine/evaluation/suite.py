@@ -100,7 +100,7 @@ def _files_by_scale(model: str | dict, path: str) -> dict[float | None, str]:
     return {float(scale): name for scale, name in model.items()}
 
 
-def _methods_of(files: list[str], known: list[Method] = ()) -> list[Method]:
+def _methods_of(files: list[str], known: Sequence[Method] = ()) -> list[Method]:
     """The methods of a command line's models; those that a suite knows keep the suite's names."""
     if len(set(files)) < len(files):
         raise UserError(f"-model: {next(f for f in files if files.count(f) > 1)} is given twice")

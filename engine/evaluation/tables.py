@@ -30,7 +30,7 @@ def ranks(measurements: list[Measurement], metric: str) -> dict[tuple, int]:
         if not math.isnan(value):
             printed = float(described.text(value))
             columns.setdefault((measurement.set, measurement.scale), {})[measurement.place] = printed
-    ranked = {}
+    ranked: dict[tuple, int] = {}
     for column in columns.values():
         if len(column) > 1:
             best = sorted(set(column.values()), reverse=described.higher_is_better)[:2]
@@ -90,5 +90,5 @@ def _score_text(measurement: Measurement | None, metric: str, ranked: dict[tuple
         return ''
     text, published = METRICS.entries[metric].text, measurement.published.get(metric)
     value = text(measurement.scores[metric]) if metric in measurement.scores else style.dash
-    value = {1: style.best, 2: style.second}.get(ranked.get(measurement.place), str)(value)
+    value = {1: style.best, 2: style.second}.get(ranked.get(measurement.place, 0), str)(value)
     return value + (f' ({text(published)})' if published is not None else '')

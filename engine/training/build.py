@@ -28,7 +28,8 @@ def build_model(config: dict, device: torch.device, world: World, pretrain: Path
     line, iterations = None, 0
     if pretrain:
         line, iterations = world.broadcast(load_stage1(model, config['model'], pretrain) if world.main else None)
-    model = model.to(device, memory_format=torch.channels_last if config.get('channels_last') else torch.contiguous_format)
+    memory_format = torch.channels_last if config.get('channels_last') else torch.contiguous_format
+    model = model.to(device).to(memory_format=memory_format)
     model = synchronise_batch_norm(model, device) if world.size > 1 else model
     model.use_kernels(config.get('fused', True), DTYPES[config.get('precision', 'float32')])
     return model, line, iterations
@@ -40,16 +41,17 @@ def build_network(config: dict, model: SRModel, world: World) -> nn.Module:
     return compiled(network) if config.get('compile') else network
 
 
-def build_loader(config: dict, data_root: Path, device: torch.device, world: World) -> DataLoader:
-    """This process's share of the training samples, by a DrawSampler."""
+def build_loader(config: dict, data_root: Path, device: torch.device, world: World) -> tuple[DataLoader, DrawSampler]:
+    """This process's share of the training samples, and the sampler that chooses them."""
     spec, seed = config['train_dataset'], config.get('seed', 0)
     dataset = datasets.make(spec, data_root, 'train_dataset')
     if not hasattr(dataset, 'draw_scales'):
         raise SpecError(f"train_dataset.wrapper.name: '{spec['wrapper']['name']}' makes no training samples")
     sampler = DrawSampler(dataset, spec['batch_size'], spec.get('epoch_batches'), seed, world.rank, world.size)
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=spec.get('num_workers', 0),
-                      pin_memory=device.type == 'cuda', worker_init_fn=_leave_process_group,
-                      generator=torch.Generator())  # a separate one: it must not draw from the run's
+    loader = DataLoader(dataset, batch_sampler=sampler, num_workers=spec.get('num_workers', 0),
+                        pin_memory=device.type == 'cuda', worker_init_fn=_leave_process_group,
+                        generator=torch.Generator())  # a separate one: it must not draw from the run's
+    return loader, sampler
 
 
 def build_validation_set(config: dict, data_root: Path) -> Evaluation | None:
@@ -68,7 +70,7 @@ def compiled(network: nn.Module) -> nn.Module:
     device as numbers, and the spectra of large kernels."""
     logging.getLogger('torch._dynamo.variables.tensor').setLevel(logging.ERROR)
     warnings.filterwarnings('ignore', '.*code generation for complex operators')
-    return torch.compile(network)
+    return torch.compile(network)  # type: ignore[return-value]
 
 
 def _leave_process_group(worker: int) -> None:

@@ -3,7 +3,7 @@ import copy
 from itertools import chain
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
@@ -29,7 +29,8 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Moves the average towards the weights that `model`, the original, has now."""
-        real, counts = [], []
+        real: list[tuple[Tensor, Tensor]] = []
+        counts: list[tuple[Tensor, Tensor]] = []
         for pair in zip(_tensors(self.model), _tensors(model), strict=True):
             (real if pair[0].is_floating_point() else counts).append(pair)
         self._blend(*map(list, zip(*real)), None)

@@ -12,7 +12,7 @@ def watch_relus(network: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
 
     Yields: for each ReLU that was called, which of its channels were above zero anywhere: (C,) bool.
     """
-    live = {}
+    live: dict[nn.Module, Tensor] = {}
 
     def watch(relu: nn.Module, inputs: tuple, output: Tensor) -> None:
         passed = (output > 0).any(3).any(2).any(0)                                   # (C,)

@@ -51,19 +51,20 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {'lr': lr, 'momentum': momentum, 'scale': scale, 'betas': tuple(betas), 'eps': eps})
 
     @torch.no_grad()
-    def step(self, closure=None) -> float | None:
+    def step(self, closure=None) -> float | None:  # type: ignore[override]
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            matrices, others = [], []
+            matrices: list[Tensor] = []
+            others: list[Tensor] = []
             for parameter in group['params']:
                 if parameter.grad is not None:
                     (matrices if is_matrix(parameter) else others).append(parameter)
             matrices.sort(key=matrix_shape)
-            for (m, n), same in groupby(matrices, matrix_shape):  # products of one shape are computed together
-                same = list(same)
+            for (m, n), equal in groupby(matrices, matrix_shape):  # products of one shape are computed together
+                same = list(equal)
                 directions = [self._direction(parameter, group['momentum']).reshape(m, n) for parameter in same]
                 for parameter, update in zip(same, orthogonalise(torch.stack(directions).float())):
                     parameter.sub_(update.reshape(parameter.shape), alpha=group['lr'] * group['scale'] * max(m, n) ** 0.5)
@@ -73,11 +74,13 @@ class Muon(torch.optim.Optimizer):
 
     def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
         """The average of the gradients so far, and one step ahead of it: shaped like the parameter."""
+        assert parameter.grad is not None
         state = self._state(parameter, 'average')
         state['average'].lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(state['average'], momentum)
 
     def _adam(self, parameter: Tensor, group: dict) -> None:
+        assert parameter.grad is not None
         state, (beta1, beta2) = self._state(parameter, 'average', 'square'), group['betas']
         state['average'].lerp_(parameter.grad, 1 - beta1)
         state['square'].lerp_(parameter.grad.square(), 1 - beta2)

@@ -154,7 +154,7 @@ def versions(device: torch.device) -> str:
 
 def git_revision() -> str:
     """The commit of this program, with '-dirty' when files differ from it; 'unknown' outside a clone."""
-    command = ['git', '-C', ROOT, 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
+    command = ['git', '-C', str(ROOT), 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -22,8 +22,8 @@ def parameter_groups(model: torch.nn.Module, factors: dict[str, float]) -> list[
     Returns: {'params'} of the rest, then of each name, in its order.
     Raises: SpecError for a name below which nothing is trained, and for a model without anything to train.
     """
-    groups = {name: [] for name in ('', *factors)}
-    names = {}  # everything that a factor may be given for
+    groups: dict[str, list[torch.nn.Parameter]] = {name: [] for name in ('', *factors)}
+    names: dict[str, None] = {}  # everything that a factor may be given for
     for path, parameter in model.named_parameters():
         if parameter.requires_grad:
             parts = path.split('.')

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoint import random_state, restore_random_state, save_checkpoint
-from engine.config import plain
 from engine.training.ema import MovingAverage
 from engine.training.schedule import OPTIMIZERS, parameter_groups
+from engine.yaml_files import plain
 from models.checkpoint import load_state
 from models.sr_model import SRModel
 from utils import RunError, UserError

@@ -92,7 +92,8 @@ class TrainingStep:
         parts = zip(*(value[:own].tensor_split(count) for value in sample.values()))
         for number, values in enumerate(parts, 1):
             # gradients travel once, after the last part
-            waiting = self.network.no_sync() if self.world.size > 1 and number < count else contextlib.nullcontext()
+            last = self.world.size == 1 or number == count
+            waiting = contextlib.nullcontext() if last else self.network.no_sync()  # type: ignore[operator]
             yield {key: value.to(self.state.device, non_blocking=True) for key, value in zip(sample, values)}, waiting
 
     def part_loss(self, part: dict) -> Tensor:

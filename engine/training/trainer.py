@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from engine.checkpoint import read_run
-from engine.config import changes, plain
+from engine.config import changes
 from engine.distributed import ALONE, World
 from engine.training.build import build_loader, build_model, build_network, build_validation_set
 from engine.training.folder import BEST, LAST
@@ -17,7 +17,7 @@ from engine.training.record import Pace, Record, versions
 from engine.training.state import RunState
 from engine.training.step import TrainingStep, Update
 from engine.training.validation import Validation, format_scores, mean_score
-from engine.yaml_files import to_yaml
+from engine.yaml_files import plain, to_yaml
 from utils import count_parameters, remove_partial, seed_everything, write_text
 
 SCALAR_EVERY = 50  # iterations between two points of the loss curve
@@ -42,8 +42,7 @@ class Trainer:
         seed_everything(config.get('seed', 0))
         checkpoint = world.broadcast(read_run(resume) if resume and world.main else None)
         model, self.start, earlier = build_model(config, device, world, None if checkpoint else pretrain)
-        self.loader = build_loader(config, data_root, device, world)
-        self.sampler = self.loader.batch_sampler
+        self.loader, self.sampler = build_loader(config, data_root, device, world)
         val_dataset = build_validation_set(config, data_root)
         network = build_network(config, model, world)  # gives all processes the weights of the first
         self.state = RunState(config=config, model=model, device=device, epoch_iterations=self.sampler.epoch_batches,

@@ -34,7 +34,7 @@ class Validation:
             step: of the curves and images in TensorBoard.
             show_images: whether to show some images, at the largest scale.
         """
-        shown = set()
+        shown: set[str] = set()
 
         def show(pair, scale, prediction):
             if show_images and len(shown) < IMAGES and scale == max(self.dataset.scales):
