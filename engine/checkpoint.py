@@ -50,7 +50,7 @@ def read_run(path: Path) -> dict:
 
 
 def random_state(device: torch.device) -> dict:
-    """The state of every global random generator, that of a GPU for the run's own, as tensors and plain values."""
+    """The state of every global random generator, of GPUs that of `device` alone, as tensors and plain values."""
     numpy_state: Any = np.random.get_state()
     name, keys, *rest = numpy_state
     return {

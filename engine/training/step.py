@@ -33,7 +33,7 @@ class TrainingStep:
         config: of the run.
         state: of the run.
         network: what computes predictions: the state's model, or what wraps it.
-        sampler: tells the samples of each batch, and how many of them are this process's.
+        sampler: knows the samples of each batch, and how many of them are for this process.
         world: the processes that train together.
     """
 
@@ -55,7 +55,7 @@ class TrainingStep:
         for part, context in self.micro_batches(sample):
             with context:
                 loss = self.part_loss(part)
-            scaler.scale(loss * self.world.size).backward()  # processes are averaged, but each has only its own terms
+            scaler.scale(loss * self.world.size).backward()  # processes are averaged, but each has a part of the sum
             sums += torch.stack([loss.detach(), part['lowered'].sum()])
         loss, lowered = self.world.total(sums)
         state.advance(loss, lowered > 0)
@@ -88,8 +88,8 @@ class TrainingStep:
         batch = self.state.iteration
         largest = -(-self.sampler.batch_samples(batch) // self.world.size)
         count = min(self.parts, largest)
-        own = self.sampler.share(batch)
-        parts = zip(*(value[:own].tensor_split(count) for value in sample.values()))
+        samples = self.sampler.share(batch)
+        parts = zip(*(value[:samples].tensor_split(count) for value in sample.values()))
         for number, values in enumerate(parts, 1):
             # gradients travel once, after the last part
             last = self.world.size == 1 or number == count
