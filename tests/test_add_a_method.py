@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
@@ -25,6 +26,7 @@ assert (model.upscale(lr, (45, 200), MEMORY) - whole).abs().max() < 1e-5
 """
 
 
+@pytest.mark.slow
 def test_page(tmp_path):
     for name in ('common', 'imaging', 'models', 'datasets', 'engine', 'configs'):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=IGNORED)

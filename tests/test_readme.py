@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lab import slow_except
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +38,7 @@ def test_every_command_is_covered():
     assert len(COMMANDS) >= 9 and [command for command in COMMANDS if not command.startswith(covered)] == []
 
 
-@pytest.mark.parametrize('command', chosen('demo.py'))
+@pytest.mark.parametrize('command', slow_except(chosen('demo.py')[:2], chosen('demo.py')))
 def test_demo(tmp_path, command):
     """Each writes an image of the size it names; bicubic stands in for the weights, for speed."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
@@ -57,7 +58,7 @@ def test_demo(tmp_path, command):
 SUITES = [command for command in chosen('test.py') if '/paper-' in command]
 
 
-@pytest.mark.parametrize('command', SUITES)
+@pytest.mark.parametrize('command', slow_except(SUITES[:1], SUITES))
 def test_suites_need_only_the_data(tmp_path, command):
     done = call(arguments(command), tmp_path)
     assert (done.returncode, done.stdout) == (2, '') and list(tmp_path.iterdir()) == []
