@@ -1,4 +1,4 @@
-"""Coordinates, defined once for every path and device.
+"""Coordinates, and regions of an image, defined once for every path and device.
 
 Order (y, x). Pixel centres of an n-pixel axis lie at −1 + (2i + 1)/n, so an image spans [−1, 1]
 (`align_corners=False`). A cell is the size of a high-resolution pixel in these units, (2/H_hr, 2/W_hr).
@@ -7,6 +7,10 @@ The positional bias multiplies offsets by frequencies up to 1023, so offsets are
 user of this file. The *nearest* pixel is decided in float32, as the CPU's `grid_sample(mode='nearest')` decides it:
 at ×1.5 or ×2.5 queries lie exactly between two pixels, and every path must break these ties alike.
 """
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -28,7 +32,7 @@ def make_cell(height: int, width: int, device: torch.device | None = None) -> Te
 
 def relative_cell(cell: Tensor, height: int, width: int) -> Tensor:
     """Size of an output pixel in half pixels of a height × width LR image: cell (B, 2) → (B, 2), 2/s of each axis."""
-    return cell * cell.new_tensor([height, width])
+    return torch.stack([cell[:, 0] * height, cell[:, 1] * width], -1)
 
 
 def pixel_offsets(radius: int, device: torch.device | None = None) -> Tensor:
@@ -69,3 +73,65 @@ def nearest_window(coord: Tensor, n: int, radius: int) -> tuple[Tensor, Tensor]:
 def bilinear_taps(delta: Tensor) -> Tensor:
     """Weights of pixels at offsets δ (2.0 per pixel) in a linear sample along one axis: 1 − |δ|/2, at least 0."""
     return (1 - delta.abs() / 2).clamp(min=0)
+
+
+class Region(NamedTuple):
+    """Lines top … bottom − 1 and columns left … right − 1 of an image of image_height × image_width pixels.
+
+    Large images are encoded region by region. A convolution sees zeros beyond the border of the *image*: a region is
+    therefore grown by what its outputs depend on, cut at the image's border, and only its inner part is used.
+    """
+    top: int
+    bottom: int
+    left: int
+    right: int
+    image_height: int
+    image_width: int
+
+    @classmethod
+    def whole(cls, height: int, width: int) -> 'Region':
+        """All of an image."""
+        return cls(0, height, 0, width, height, width)
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    @property
+    def is_whole(self) -> bool:
+        return self.height == self.image_height and self.width == self.image_width
+
+    def grow(self, pixels: int, multiple: int = 1) -> 'Region':
+        """The region with a margin of `pixels`, its edges moved out to multiples of a number, cut at the image's border."""
+        return self._replace(top=max(self.top - pixels, 0) // multiple * multiple,
+                             bottom=min(-(-(self.bottom + pixels) // multiple) * multiple, self.image_height),
+                             left=max(self.left - pixels, 0) // multiple * multiple,
+                             right=min(-(-(self.right + pixels) // multiple) * multiple, self.image_width))
+
+    def of(self, x: Tensor, source: 'Region | None' = None) -> Tensor:
+        """This region's part of a map (B, C, H, W) of the image, or of the larger region `source`."""
+        top, left = (source.top, source.left) if source else (0, 0)
+        return x[:, :, self.top - top:self.bottom - top, self.left - left:self.right - left]
+
+    def local(self, coord: Tensor) -> Tensor:
+        """Coordinates (…, 2) in the image → the same points in coordinates of the region, in which it spans [−1, 1]."""
+        if self[4:] == (self.bottom - self.top, self.right - self.left):             # the whole image: exactly the same
+            return coord
+        image, start = coord.new_tensor([self.image_height, self.image_width]), coord.new_tensor([self.top, self.left])
+        return ((coord + 1) * image - 2 * start) / coord.new_tensor([self.height, self.width]) - 1
+
+    def split(self, height: int, width: int) -> Iterator['Region']:
+        """The region cut evenly into parts of at most height × width pixels, from left to right, then downwards."""
+        for top, bottom in _cuts(self.top, self.bottom, height):
+            for left, right in _cuts(self.left, self.right, width):
+                yield self._replace(top=top, bottom=bottom, left=left, right=right)
+
+
+def _cuts(start: int, stop: int, longest: int) -> list[tuple[int, int]]:
+    """[start, stop) as the fewest intervals of at most `longest`, as even as can be."""
+    parts = -(-(stop - start) // longest)
+    return list(pairwise([start + (stop - start) * i // parts for i in range(parts + 1)]))

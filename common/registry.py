@@ -1,8 +1,8 @@
-"""One registry for every kind of building block: a spec `{name: …, args: {…}}` becomes an object.
+"""Registries: a spec `{name: …, args: {…}}` becomes an object. There is one registry for each kind of thing.
 
 A spec is checked as a whole before anything is built: unknown names, misspelt and missing arguments are reported with
-the path of the key (`model.args.encoder_spec.args.n_feat`) and the nearest valid name. An argument whose name ends in
-`_spec` is itself a spec of the same registry.
+the path of the key (`model.args.encoder_spec.args.n_feat`) and the nearest valid name. An argument that is a spec itself
+says of which kind by its annotation: `encoder_spec: Annotated[dict, ENCODERS]`.
 """
 import importlib
 import inspect
@@ -14,6 +14,8 @@ from typing import Any
 
 from utils import UserError, nearest_name, one_line, shortened
 
+_REGISTRIES: list['Registry'] = []  # all there are, to tell of which kind a name is that stands in the wrong place
+
 
 class SpecError(UserError):
     """A spec is wrong; the message begins with the path of the key."""
@@ -24,8 +26,10 @@ class Registry:
 
     def __init__(self, kind: str):
         self.kind = kind
+        self.one = f"{'an' if kind[0] in 'aeiouM' else 'a'} {kind}"  # with its article, for messages
         self.entries: dict[str, Any] = {}  # classes or functions
         self.provided: dict[str, tuple[str, ...]] = {}
+        _REGISTRIES.append(self)
 
     def register(self, name: str, provided: tuple[str, ...] = ()) -> Callable:
         """Decorator that registers a class or function under `name`. A name that is taken raises ValueError.
@@ -52,11 +56,7 @@ class Registry:
         for key in spec:
             if key not in ('name', 'args'):
                 raise SpecError(f"{path}.{shortened(key, quotes=False)}: unknown key; {nearest_name(key, ('name', 'args'))}")
-        name = spec.get('name')
-        if not isinstance(name, str):
-            raise SpecError(f'{path}.name: expected the name of a {self.kind}, got {shortened(name)}')
-        if name not in self.entries:
-            raise SpecError(f'{path}.name: unknown {self.kind} {shortened(name)}; {nearest_name(name, self.entries)}')
+        name = self._checked_name(spec, path)
         args = spec.get('args')
         args = {} if args is None else args
         if not isinstance(args, dict):
@@ -67,11 +67,12 @@ class Registry:
             if key not in parameters:
                 raise SpecError(f"{path}.args.{shortened(key, quotes=False)}: {self.kind} '{name}' has no such argument; "
                                 f'{nearest_name(key, parameters)}')
-            if str(key).endswith('_spec') and value is not None:
-                self.check(value, f'{path}.args.{key}')
-            elif not is_a(value, parameters[key].annotation):
-                raise SpecError(f'{path}.args.{key}: expected {type_name(parameters[key].annotation)}, '
-                                f'got {shortened(value)}')
+            annotation = parameters[key].annotation
+            inner = spec_registry(annotation)
+            if inner is not None and value is not None:
+                inner.check(value, f'{path}.args.{key}')
+            elif not _is_a(value, annotation):
+                raise SpecError(f'{path}.args.{key}: expected {_type_name(annotation)}, got {shortened(value)}')
         missing = [key for key, parameter in parameters.items()
                    if parameter.default is parameter.empty and key not in args]
         if missing:
@@ -79,15 +80,29 @@ class Registry:
 
     def with_defaults(self, spec: dict) -> dict:
         """A valid spec with every default written out, also in the specs inside it: equal for specs that mean the same."""
-        args = {key: parameter.default for key, parameter in self.arguments(spec['name']).items()} | (spec.get('args') or {})
+        parameters = self.arguments(spec['name'])
+        args = {key: parameter.default for key, parameter in parameters.items()} | (spec.get('args') or {})
         for key, value in args.items():
-            if key.endswith('_spec') and value is not None:
-                args[key] = self.with_defaults(value)
+            inner = spec_registry(parameters[key].annotation)
+            if inner is not None and value is not None:
+                args[key] = inner.with_defaults(value)
             elif isinstance(value, tuple):
                 args[key] = list(value)  # YAML has no tuples
         return {'name': spec['name'], 'args': args}
 
-    def make(self, spec: dict, path: str = 'spec', **provided):
+    def _checked_name(self, spec: dict, path: str) -> str:
+        """The name in a spec. Raises SpecError when there is none, it is unknown, or it is that of another kind of thing."""
+        name = spec.get('name')
+        if not isinstance(name, str):
+            raise SpecError(f'{path}.name: expected the name of {self.one}, got {shortened(name)}')
+        if name not in self.entries:
+            other = next((registry for registry in _REGISTRIES if name in registry.entries), None)
+            raise SpecError(f"{path}.name: '{name}' is {other.one}, expected {self.one} "
+                            f"(choices: {', '.join(sorted(self.entries))})" if other else
+                            f"{path}.name: unknown {self.kind} {shortened(name)}; {nearest_name(name, self.entries)}")
+        return name
+
+    def make(self, spec: dict, path: str = 'spec', **provided: Any) -> Any:
         """Builds the object of a spec; `provided` are the arguments that only the program knows.
 
         Raises SpecError, with the key's path, when the spec or a value in it is wrong.
@@ -120,13 +135,24 @@ def import_modules(package: str, path: Iterable[str]) -> None:
         importlib.import_module(f'{package}.{module.name}')
 
 
-def is_a(value: object, annotation: object) -> bool:
+def spec_registry(annotation: object) -> Registry | None:
+    """The registry of an argument that is itself a spec: that of `Annotated[dict, REGISTRY]`, optional or not."""
+    for option in (annotation, *typing.get_args(annotation)):
+        for registry in getattr(option, '__metadata__', ()):
+            if isinstance(registry, Registry):
+                return registry
+    return None
+
+
+def _is_a(value: object, annotation: Any) -> bool:
     """Whether a YAML value fits a parameter's annotation. Annotations that YAML has no values for are not judged."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _is_a(value, inner[0])
     if origin in (typing.Union, types.UnionType):
-        return any(is_a(value, option) for option in inner)
+        return any(_is_a(value, option) for option in inner)
     if origin is list:
-        return isinstance(value, list) and all(is_a(item, inner[0]) for item in value)
+        return isinstance(value, list) and all(_is_a(item, inner[0]) for item in value)
     if annotation is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if annotation is int:
@@ -136,10 +162,6 @@ def is_a(value: object, annotation: object) -> bool:
     return True
 
 
-def type_name(annotation: object) -> str:
+def _type_name(annotation: object) -> str:
     """An annotation as a message names it."""
     return annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
-
-
-MODELS = Registry('model')
-register = MODELS.register

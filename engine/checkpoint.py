@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from models.checkpoint import read_checkpoint
-from models.sr_model import SRModel
+from models.contract import SRModel
 from utils import RunError, UserError, atomic_path
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import models  # noqa: F401  (fills MODELS)
-from common.registry import MODELS, SpecError
+from common.registry import SpecError
 from datasets import DATASETS, WRAPPERS
 from engine.training.losses import LOSSES
 from engine.training.schedule import OPTIMIZERS, SCHEDULES
 from engine.yaml_files import apply_overrides, plain, read_yaml
+from models.registries import MODELS
 from utils import UserError, nearest_name, shortened
 
 

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from common.arrays import to_tensor
 from imaging import SUFFIXES, check_size, list_images, open_image, save_image, to_image, to_rgb
-from models.sr_model import SRModel
+from models.contract import SRModel
+from models.upscale import halo_error
 from utils import UserError, check_output
 
 OUTPUT = Path('output')  # the folder for images without a given name
@@ -109,7 +110,7 @@ def upscale_file(model: SRModel, device: torch.device, job: Job, size: Size, mem
     seconds = time.perf_counter() - start
     tqdm.write(f'{job.file} ({height}x{width}) -> {target} ({new[0]}x{new[1]}) in {seconds:.1f} s')
     if halo is not None:
-        error = model.halo_error(lr, new, halo, memory)
+        error = halo_error(model, lr, new, halo, memory)
         tqdm.write(f'{job.file}: what a halo of {halo} pixels changes is unknown: too little memory' if error is None else
                    f'{job.file}: a halo of {halo} pixels changes the part in the middle by {255 * error:.3g} of 255 at most')
 

@@ -1,22 +1,21 @@
-"""Models of arbitrary-scale super-resolution, through one registry.
+"""Models of arbitrary-scale super-resolution.
 
     model = models.load('modelzoo/X.pth', device='cpu')
     sr = model.upscale(lr, size=(h, w))                       # (B, 3, H, W) in [0, 1] → (B, 3, h, w) in [0, 1]
+    encoded = model.encode_image(lr)                          # once, for any number of windows
+    part = model.render(encoded, window=(top, left, bottom, right), size=(h, w))
     model = models.make({'name': 'msit', 'args': {…}})
     rgb = model(lr, coord, cell)                              # training: (B, 3, H, W), (B, Q, 2), (B, 2) → (B, Q, 3)
 
-A new model is one file in `encoders/` or `decoders/` with `@register('name')`: every file there is imported here.
+A new model is one file in `decoders/` with `@register('name')`, a new encoder one file in `encoders/` with
+`@ENCODERS.register('name')`: every file there is imported here.
 """
-import importlib
-import pkgutil
-
-from models import decoders, encoders, layers, posenc  # noqa: F401  (register themselves)
+from common.registry import import_modules
+from models import decoders, encoders, layers  # noqa: F401  (layers register themselves)
+from models.checkpoint import load, make
+from models.registries import BIASES, ENCODERS, MLPS, MODELS, register
 
 for package in (encoders, decoders):
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f'{package.__name__}.{module.name}')
+    import_modules(package.__name__, package.__path__)
 
-from common.registry import register  # noqa: E402
-from models.checkpoint import load, make  # noqa: E402
-
-__all__ = ['load', 'make', 'register']
+__all__ = ['BIASES', 'ENCODERS', 'MLPS', 'MODELS', 'load', 'make', 'register']

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from common.registry import MODELS
 from models import released
-from models.sr_model import DEFAULT_NORM, SRModel
+from models.contract import DEFAULT_NORM, SRModel
+from models.registries import MODELS
 from utils import ROOT, UserError
 
 ZOO = ROOT / 'modelzoo'
@@ -98,8 +98,7 @@ def make(spec: dict, data_norm: dict | None = None, path: str = 'model') -> SRMo
     Raises: UserError with the path of the wrong key.
     """
     model = MODELS.make(spec, path)
-    if isinstance(model, SRModel):
-        model.data_norm = data_norm or DEFAULT_NORM
+    model.data_norm = data_norm or DEFAULT_NORM
     return model
 
 

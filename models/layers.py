@@ -1,15 +1,17 @@
-"""Layers that are nobody's invention in particular: the MLP decoder and bilinear sampling of points."""
+"""Generic layers: the MLP decoder, the positional bias of local attention, and bilinear sampling."""
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.registry import register
-from models.regions import Region
+from common.coords import Region
+from models.registries import BIASES, MLPS
 
 ACTIVATIONS = {'relu': nn.ReLU, 'gelu': nn.GELU}
 
 
-@register('mlp', provided=('in_dim',))
+@MLPS.register('mlp', provided=('in_dim',))
 class MLP(nn.Module):
     """Linear layers with an activation between them, (…, in_dim) → (…, out_dim).
 
@@ -32,25 +34,75 @@ class MLP(nn.Module):
             in_dim = hidden
         self.layers = nn.Sequential(*layers, nn.Linear(in_dim, out_dim))
 
-    def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, common: Tensor | None = None) -> Tensor:
         """(B, Q, in_dim) → (B, Q, out_dim).
 
-        `shared` (B, S) are the last S inputs where all queries of an image have the same: they pass the first layer once
+        `common` (B, S) are the last S inputs where all queries of an image have the same: they pass the first layer once
         per image, and x (B, Q, in_dim − S) need not be copied to be joined to them.
         """
-        own, offset = self.first_layer(x.shape[-1], shared)
-        return self.layers[1:](F.linear(x, own) + offset)
+        weight, offset = self.first_layer(x.shape[-1], common)
+        return self.layers[1:](F.linear(x, weight) + offset)
 
-    def first_layer(self, own: int, shared: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The first layer cut in two: weights (hidden, own) of the inputs of each query, and the rest as an offset.
+    def first_layer(self, query_dim: int, common: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The first layer cut in two: weights (hidden, query_dim) of the inputs of each query, and the rest as an offset.
 
-        Returns: weight; offset (hidden,), or (B, 1, hidden) with `shared` inputs (B, S).
+        Returns: weight; offset (hidden,), or (B, 1, hidden) with `common` inputs (B, S).
         """
         first = self.layers[0]
-        if shared is None:
+        if common is None:
             return first.weight, first.bias
-        weight, common = first.weight.split([own, shared.shape[-1]], 1)
-        return weight, F.linear(shared, common, first.bias).unsqueeze(1)
+        weight, common_weight = first.weight.split([query_dim, common.shape[-1]], 1)
+        return weight, F.linear(common, common_weight, first.bias).unsqueeze(1)
+
+
+@BIASES.register('posenc', provided=('heads',))
+class PositionalBias(nn.Module):
+    """Positional bias of local attention: one number per head for each offset between a query and a key.
+
+    Shapes: K keys along an axis (2r + 1), F frequencies, h heads.
+
+    Linear map of [sin(ω·δy), sin(ω·δx), cos(ω·δy), cos(ω·δx)], ω = 2^l − 1, l linearly spaced from 0 to posenc_scale.
+
+    Every feature depends on one axis, so the bias is a function of δy plus a function of δx: with K² keys around a query
+    only 2K of them are evaluated. The sum is exact.
+
+    Args:
+        heads: h.
+        enc_dims: 4·F, the features.
+        posenc_scale: upper end of l.
+        posenc_type, hidden_dims, gamma: released configs carry them; only 'sinusoid' exists, the others play no part.
+    """
+
+    def __init__(self, *, heads: int, posenc_type: str = 'sinusoid', posenc_scale: float = 10, enc_dims: int = 64,
+                 hidden_dims: int | None = None, gamma: float | None = None):
+        super().__init__()
+        if posenc_type != 'sinusoid':
+            raise ValueError(f"posenc_type is '{posenc_type}', expected 'sinusoid'")
+        if enc_dims < 4 or enc_dims % 4:
+            raise ValueError(f'enc_dims is {enc_dims}, expected a multiple of 4')
+        self.register_buffer('frequencies', 2 ** torch.linspace(0, posenc_scale, enc_dims // 4) - 1, persistent=False)
+        self.proj = nn.Linear(enc_dims, heads)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> 'PositionalBias':
+        """half() and bfloat16() leave the frequencies alone: a phase is ω·δ, and ω goes up to 1023."""
+        frequencies = self.frequencies
+        super()._apply(fn, recurse)
+        self.frequencies = frequencies.to(self.proj.weight.device)
+        return self
+
+    def forward(self, delta_y: Tensor, delta_x: Tensor) -> tuple[Tensor, Tensor]:
+        """The two functions whose sum is the bias: offsets (…, K) of each axis, float64 → (…, K, h) each.
+
+        Offsets are in units of half an LR pixel.
+        """
+        exact = torch.promote_types(self.proj.weight.dtype, torch.float32)
+        with torch.autocast(delta_y.device.type, enabled=False):  # half precision would lose the high frequencies
+            sin_y, sin_x, cos_y, cos_x = self.proj.weight.to(exact).chunk(4, 1)      # (h, F) each
+            angle_y = delta_y.to(exact).unsqueeze(-1) * self.frequencies             # (…, K, F)
+            angle_x = delta_x.to(exact).unsqueeze(-1) * self.frequencies
+            bias_y = torch.cat([angle_y.sin(), angle_y.cos()], -1) @ torch.cat([sin_y, cos_y], 1).T
+            bias_x = torch.cat([angle_x.sin(), angle_x.cos()], -1) @ torch.cat([sin_x, cos_x], 1).T
+            return bias_y, bias_x + self.proj.bias.to(exact)
 
 
 def sample_bilinear(image: Tensor, coord: Tensor, padding: str) -> Tensor:
@@ -79,19 +131,19 @@ def bilinear_grid(image: Tensor, region: Region, rows: Tensor, columns: Tensor, 
     """
     zeros = int(padding == 'zeros')
     image = F.pad(image, (zeros,) * 4)
-    top, bottom, down = linear_samples(rows, region.height, region.top, zeros)
-    left, right, along = linear_samples(columns, region.width, region.left, zeros)
+    top, bottom, down = _linear_samples(rows, region.image_height, region.top, zeros)
+    left, right, along = _linear_samples(columns, region.image_width, region.left, zeros)
     lines = torch.lerp(image[:, :, top], image[:, :, bottom], down.to(image.dtype).unsqueeze(1))     # (B, C, h, W)
     samples = torch.lerp(lines[..., left], lines[..., right], along.to(image.dtype))                 # (B, C, h, w)
     return samples.permute(0, 2, 3, 1)
 
 
-def linear_samples(coord: Tensor, n: int, start: int, zeros: int) -> tuple[Tensor, Tensor, Tensor]:
+def _linear_samples(coord: Tensor, n: int, start: int, zeros: int) -> tuple[Tensor, Tensor, Tensor]:
     """(n,) coordinates of an axis → the pixels on both sides, counted from `start` on, and the weight of the second.
 
     Beyond the n pixels are as many `zeros`, which come first when counting, and further on the last of all these.
     """
     pixel = ((coord + 1) * n - 1) / 2
     low = pixel.floor()
-    first, second = (side.clamp(-zeros, n - 1 + zeros).long() - start + zeros for side in (low, low + 1))
-    return first, second, pixel - low
+    first, second = low.clamp(-zeros, n - 1 + zeros), (low + 1).clamp(-zeros, n - 1 + zeros)
+    return first.long() - start + zeros, second.long() - start + zeros, pixel - low

@@ -6,14 +6,15 @@ import re
 
 from torch import Tensor
 
-from common.registry import register
 from models.decoders.msit import MSIT, POSENC
+from models.registries import BiasSpec, EncoderSpec, MLPSpec, register
 
 
 @register('amsit')
-def amsit(*, encoder_spec: dict, imnet_spec: dict, pb_spec: dict = POSENC, base_dim: int = 256, head: int = 8, r: int = 3,
-          imnet_num: int = 1, conv_num: int = 1, is_cell: bool = True, local_attn: bool = True, use_lem: bool = True,
-          MsC_heads: int = 16, MsSA_q: int = 4, reparam: str = 'none', reparam_init: str = 'identity') -> MSIT:
+def amsit(*, encoder_spec: EncoderSpec, imnet_spec: MLPSpec, pb_spec: BiasSpec = POSENC, base_dim: int = 256,
+          head: int = 8, r: int = 3, imnet_num: int = 1, conv_num: int = 1, is_cell: bool = True,
+          local_attn: bool = True, use_lem: bool = True, MsC_heads: int = 16, MsSA_q: int = 4, reparam: str = 'none',
+          reparam_init: str = 'identity') -> MSIT:
     """MSIT under the name and arguments of the authors' program, with their FEM (fixed kernels, fixed stride).
 
     Their arguments → ours: head → heads, r → radius, is_cell → cell_decode, use_lem → fem, MsC_heads → msc_convs,
@@ -47,7 +48,8 @@ AMSIT_NAMES = (
     (r'^pb_encoder\.', 'mssa.position_bias.'),
     (r'^imnets\.0\.', 'imnet.'),
 )
-RENAMED = {'amsit': AMSIT_NAMES}
+BARE = ((r'^(?!encoder\.)', 'encoder.'),)  # fixed-scale networks: released without the prefix
+RENAMED = {'amsit': AMSIT_NAMES, 'edsr-baseline': BARE, 'rdn': BARE}
 UNUSED = re.compile(r'(^|\.)(sub_mean|add_mean)\.')  # EDSR's mean shift: stored, never applied
 
 

@@ -17,10 +17,12 @@ IGNORED = shutil.ignore_patterns('__pycache__')
 
 REGIONS = """
 import models, torch
+from models import upscale
 model = models.load('save/run/epoch-last.pth')
 lr = torch.rand(1, 3, 20, 90, generator=torch.Generator().manual_seed(0))
 whole = model.upscale(lr, (45, 200))
-parts = model.plan_regions(lr.shape, MEMORY, None)
+with torch.no_grad():
+    parts, _ = upscale.plan_regions(model, lr, MEMORY, None)
 assert len(parts) > 1, parts
 assert (model.upscale(lr, (45, 200), MEMORY) - whole).abs().max() < 1e-5
 """

@@ -72,7 +72,7 @@ def test_refused(tmp_path, tiny_msit):
                           (deeper(tiny_msit, 0), 'small.pth: has 1 residual blocks, the deeper encoder 0'),
                           (deeper(tiny_msit, 2, n_feats=12), 'of another shape'), (rdn, 'RDN cannot be deepened'),
                           (deeper(tiny_msit, 2, res_scale=0.5), 'small.pth: its network computes something else'),
-                          (fixed_scale, "^the config's model 'edsr-baseline' has no encoder to deepen"),
+                          (fixed_scale, 'small.pth: its tensors are not those of this model'),
                           ({'name': 'bicubic'}, "'bicubic' has no encoder to deepen")):
         with pytest.raises(UserError, match=message):
             grow(source, spec, target)
@@ -81,20 +81,27 @@ def test_refused(tmp_path, tiny_msit):
     assert not target.exists()
 
 
-def test_a_file_without_an_encoder_is_refused(tmp_path, tiny_msit):
-    fixed_scale = {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 8, 'scale': 2}}
-    save_checkpoint(tmp_path / 'x2.pth', models.make(fixed_scale), fixed_scale)
+def test_fixed_scale_networks_grow_too(tmp_path, tiny_msit):
+    """To a deeper network of the same factor, not to another model."""
+    spec = {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 8, 'scale': 2}}
+    small = models.make(spec).eval()
+    save_checkpoint(tmp_path / 'x2.pth', small, spec)
+    deep = {'name': 'edsr-baseline', 'args': {'n_resblocks': 3, 'n_feats': 8, 'scale': 2}}
+    assert grow(tmp_path / 'x2.pth', deep, tmp_path / 'large.pth') == 2
+    large = models.load(tmp_path / 'large.pth')
+    lr = image(1, 9, 11)
+    assert len(large.encoder.body) == 4 and torch.equal(large.upscale(lr, (18, 22)), small.upscale(lr, (18, 22)))
     for fresh_decoder in (False, True):
-        with pytest.raises(UserError, match=r'x2.pth: its model has no encoder to deepen'):
-            grow(tmp_path / 'x2.pth', deeper(tiny_msit, 4), tmp_path / 'large.pth', fresh_decoder)
+        with pytest.raises(UserError, match=r'x2.pth: its tensors are not those of this model'):
+            grow(tmp_path / 'x2.pth', deeper(tiny_msit, 4), tmp_path / 'other.pth', fresh_decoder)
 
 
 @pytest.mark.parametrize('no_upsampling', [True, False])
 def test_deepened_state(no_upsampling):
     """Of the encoder by itself, also with its upsampling tail: the same image, and the given tensors unchanged."""
     def encoder(blocks: int):
-        return models.make({'name': 'edsr-baseline', 'args': {'n_resblocks': blocks, 'n_feats': 4, 'res_scale': 0.5,
-                                                              'no_upsampling': no_upsampling}})
+        return models.ENCODERS.make({'name': 'edsr-baseline', 'args': {
+            'n_resblocks': blocks, 'n_feats': 4, 'res_scale': 0.5, 'no_upsampling': no_upsampling}})
     torch.manual_seed(0)
     small, large = encoder(1), encoder(3)
     given = {key: value.clone() for key, value in small.state_dict().items()}

@@ -18,7 +18,7 @@ from engine.config import TEST_KEYS, load_config
 from engine.evaluation import metrics
 from engine.evaluation.evaluate import evaluate, format_table, plain_numbers
 from imaging import save_image, to_image
-from models.sr_model import SRModel
+from models.contract import SRModel
 from utils import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'test'

@@ -11,13 +11,14 @@ from torch import nn
 
 import models
 from common import coords
-from common.registry import MODELS, Registry
+from common.registry import Registry
 from engine.checkpoint import save_checkpoint
 from engine.config import TRAIN_KEYS, load_config
-from models import checkpoint, released
+from models import checkpoint, released, upscale
 from models.checkpoint import build, read_checkpoint
+from models.contract import SRModel
 from models.msit.rim import RefConv2d, RIMConv2d
-from models.sr_model import SRModel
+from models.registries import MODELS
 from utils import UserError, count_parameters
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs/train'
@@ -300,22 +301,24 @@ def test_queries_in_chunks_make_the_same_grid(name, index, monkeypatch):
     whole = model.upscale(lr, size)
     calls, query = [], model.query
     monkeypatch.setattr(model, 'query', lambda *args: calls.append(args[1].shape) or query(*args))
-    monkeypatch.setattr(type(model), 'query_floats', lambda self: 2 ** 22 // 20)
+    monkeypatch.setattr(upscale, 'queries_at_once', lambda ask, coord, memory: 10)
     monkeypatch.setattr(type(model), 'query_grid', SRModel.query_grid)  # the plain path, query by query
     assert (model.upscale(lr, size) - whole).abs().max() < 1e-5
     assert len(calls) == -(-height * width // 10)  # two images at a time
     assert sum(shape[1] for shape in calls) == height * width
 
 
-def test_a_chunk_holds_as_many_queries_as_fit(monkeypatch):
-    model = variant('msit', 0)
-    shapes, query = [], model.query
-    monkeypatch.setattr(model, 'query', lambda *args: shapes.append(tuple(args[1].shape)) or query(*args))
-    assert model.query_floats() == 3 * 9 * 8  # keys, values, weighted values: 3×3 pixels of 8 channels
-    rows, columns = coords.pixel_centres(14), coords.pixel_centres(18)
-    latent = model.encode(model.normalise_lr(image(2)))
-    SRModel.query_grid(model, latent, rows, columns, coords.make_cell(14, 18).expand(2, 2), 4 * (2 * 216 * 100 + 1))
-    assert shapes == [(2, 100, 2), (2, 100, 2), (2, 52, 2)]
+def test_a_chunk_holds_as_many_queries_as_fit():
+    """Six numbers of four bytes are made for each query, and one of eight is held at the same time."""
+    coord = torch.rand(2, 1000, 2, dtype=torch.float64)
+
+    def ask(part: torch.Tensor) -> torch.Tensor:
+        wide = part.sum(-1).unsqueeze(-1)                                            # 8 bytes
+        return torch.zeros(*part.shape[:2], 6) + wide.mean()                         # 24 bytes twice, with those of 8
+
+    for memory, queries in ((10 ** 6, 10 ** 6 // 112), (112 * 31, 31), (112 * 900, 900)):
+        assert 0.999 * queries - 1 <= upscale.queries_at_once(ask, coord, memory) <= queries
+    assert upscale.queries_at_once(ask, coord, 0) == 1
 
 
 @EVERY_VARIANT
@@ -435,11 +438,9 @@ def test_fixed_scale_network_refuses_another_size(name, size):
 
 
 def test_encoder_without_its_tail_makes_no_image():
-    model = models.make(tiny_encoder(no_upsampling=True))
-    assert model.fixed_scale is None
-    assert model.features(image()).shape == (1, 4, 7, 9)
-    with pytest.raises(ValueError, match='set no_upsampling to false'):
-        model.upscale(image(), (14, 18))
+    with assert_user_error("'edsr-baseline' without its upsampling tail makes no image: set no_upsampling to false"):
+        models.make(tiny_encoder(no_upsampling=True))
+    assert models.ENCODERS.make(tiny_encoder(no_upsampling=True))(image()).shape == (1, 4, 7, 9)
 
 
 def altered(spec: dict, path: str, value: object) -> dict:
@@ -457,13 +458,13 @@ def altered(spec: dict, path: str, value: object) -> dict:
     ('args.headz', 8, ["model.args.headz: model 'msit' has no such argument", "did you mean 'heads'"]),
     ('arg', {}, ['model.arg: unknown key', "did you mean 'args'"]),
     ('args', [1], ['model.args: expected a block of arguments']),
-    ('args.encoder_spec.name', 'edsr-baselin', ["model.args.encoder_spec.name: unknown model 'edsr-baselin'",
+    ('args.encoder_spec.name', 'edsr-baselin', ["model.args.encoder_spec.name: unknown encoder 'edsr-baselin'",
                                                 "did you mean 'edsr-baseline'"]),
     ('args.encoder_spec.args.n_feat', 8, ['model.args.encoder_spec.args.n_feat: ', "did you mean 'n_feats'"]),
     ('args.encoder_spec', 'edsr-baseline', ["model.args.encoder_spec: expected a block with 'name' and 'args'"]),
     ('args.imnet_spec.args.in_dim', 5, ['model.args.imnet_spec.args.in_dim: ', 'no such argument']),  # not for a spec
     ('args.pb_spec.args.heads', 5, ['model.args.pb_spec.args.heads: ', 'no such argument']),
-    ('args.imnet_spec.args', {}, ["model.args.imnet_spec.args: model 'mlp' needs hidden_list"]),
+    ('args.imnet_spec.args', {}, ["model.args.imnet_spec.args: MLP 'mlp' needs hidden_list"]),
     ('args', {'base_dim': 16}, ["model.args: model 'msit' needs encoder_spec, imnet_spec"]),
     ('args', None, ["model.args: model 'msit' needs encoder_spec, imnet_spec"]),
     ('args.heads', 3, ['model.args: ', '16 channels cannot be split evenly among 3 heads']),
@@ -670,14 +671,11 @@ def test_a_released_rim_file_loads_folded(shared):
 def test_grids_are_read_in_the_order_y_x():
     """The corners of an image that shows its own coordinates, through the models' own grid path."""
     class Coordinates(SRModel):
-        def encode(self, lr, region=None):
+        def encode(self, lr, region=None, halo=None):
             return lr
 
         def query(self, latent, coord, cell):
             return torch.cat([coord, cell[:, :1].expand(len(latent), coord.shape[1]).unsqueeze(-1)], -1).float()
-
-        def query_floats(self):
-            return 1
 
     sr = Coordinates().upscale(torch.zeros(1, 3, 1, 2), (2, 4))  # 0.5 · value + 0.5
     np.testing.assert_allclose(sr[0, 0].numpy(), [[0.25] * 4, [0.75] * 4], atol=1e-7)

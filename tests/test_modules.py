@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from common import coords
-from models.layers import sample_bilinear
+from models.layers import PositionalBias, sample_bilinear
 from models.msit import conv, rim
 from models.msit.conv import Conv2d
 from models.msit.fem import FEM, AuthorsFEM
@@ -20,7 +20,6 @@ from models.msit.msc import MSC
 from models.msit.msno import MSNO
 from models.msit.mssa import MSSA, ConventionalAttention, MultiScaleQuery
 from models.msit.sim import SIM, ConvMixing, ScaleMixing
-from models.posenc import PositionalBias
 
 # channel mod 8 → (dy, dx): the output at (y, x) is the input at (y, x) + n·(dy, dx)
 SHIFTS = [(0, 1), (0, -1), (1, 0), (-1, 0), (-1, 1), (1, -1), (1, 1), (-1, -1)]
@@ -458,7 +457,8 @@ def test_positional_bias_is_the_literal_formula_for_every_key():
     module = randomise(PositionalBias(heads=3, enc_dims=44, posenc_scale=10))
     w = {f'position_bias.{name}': array for name, array in arrays(module).items()}
     delta_y, delta_x = noise(2, 3, 5) * 4, noise(2, 3, 5, seed=2) * 4
-    out = module(delta_y, delta_x)
+    bias_y, bias_x = module(delta_y, delta_x)
+    out = bias_y.unsqueeze(3) + bias_x.unsqueeze(2)
     assert out.shape == (2, 3, 5, 5, 3)
     for b in range(2):
         for q in range(3):
@@ -741,4 +741,4 @@ def test_large_kernels_on_cpus_use_spectra(monkeypatch):
 
 @pytest.mark.parametrize('length, fast', [(1, 2), (11, 12), (17, 18), (21, 24), (80, 80), (97, 100)])
 def test_transform_lengths_have_small_factors(length, fast):
-    assert conv.fast_length(length) == fast
+    assert next(candidate for candidate in conv.FAST_LENGTHS if candidate >= length) == fast

@@ -9,12 +9,12 @@ from test_models import grid, image, variant
 
 import models
 from common import coords
-from common.registry import MODELS
+from common.coords import Region
 from engine.config import TRAIN_KEYS, load_config
 from models.decoders import ciaosr
 from models.decoders.ciaosr import CiaoSR, CrossScaleAttention
 from models.decoders.ensemble import neighbours
-from models.regions import Region
+from models.registries import MODELS
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs/train'
 
@@ -98,7 +98,7 @@ def test_regions_make_the_whole_image_without_non_local_features():
     inside = (y >= 8) & (y < 12) & (x >= 10) & (x < 30)
     with torch.no_grad():
         whole = model.query(model.encode(lr), coord, cell)
-        part = model.encode_region(lr, Region(8, 12, 10, 30, 20, 40))
+        part = model.encode(lr, Region(8, 12, 10, 30, 20, 40))
         assert (model.query(part, coord[:, inside], cell) - whole[:, inside]).abs().max() < 1e-12
 
 

@@ -5,16 +5,14 @@ import numpy as np
 import pytest
 import torch
 from peers_fill import assert_row, fill, hr_grid, lr_image
-from test_upscale import peak_bytes
 from torch import nn
 
 import models
-from common.coords import make_cell, nearest_index, pixel_centres
-from common.registry import MODELS
+from common.coords import Region, make_cell, nearest_index, pixel_centres
 from models.decoders.ensemble import neighbour_lines, neighbours
-from models.decoders.liif import FixedScale
+from models.decoders.fixed_scale import FixedScale
 from models.msit.rim import RefConv2d
-from models.regions import Region
+from models.registries import MODELS
 from utils import UserError, count_parameters
 
 SMALL = {'name': 'edsr-baseline', 'args': {'n_resblocks': 2, 'n_feats': 8, 'no_upsampling': True}}
@@ -52,7 +50,7 @@ def filled(spec: dict) -> nn.Module:
 ])
 def test_encoder_rows(shared, row, spec, gain):
     with torch.no_grad():
-        assert_row(fill(models.make(spec), gain).features(lr_image()), row, shared)
+        assert_row(fill(models.ENCODERS.make(spec), gain).features(lr_image()), row, shared)
 
 
 @pytest.mark.parametrize(('row', 'spec', 'size'), [
@@ -266,7 +264,7 @@ def test_regions_equal_the_whole_image(spec):
             for region in Region.whole(26, 31).split(9, 11):
                 y, x = (torch.isin(nearest_index(lines, n), torch.arange(*ends)) for lines, n, ends in (
                     (rows, 26, (region.top, region.bottom)), (columns, 31, (region.left, region.right))))
-                part = model.query_grid(model.encode_region(lr, region), rows[y], columns[x], cell, 2 ** 24)
+                part = model.query_grid(model.encode(lr, region), rows[y], columns[x], cell, 2 ** 24)
                 expected = whole[:, y][:, :, x]
                 assert (part - expected).abs().max() < 1e-11 * expected.abs().max()
 
@@ -285,22 +283,6 @@ def test_reach_is_as_far_as_outputs_see(spec):
     assert far == model.reach
 
 
-@EACH
-def test_encodings_and_queries_hold_what_is_declared(spec):
-    """At full width, where it matters: the numbers alive at once, per LR pixel and per query."""
-    width = {'ultrasr': {'width': 256}, 'metasr': {}}.get(
-        spec['name'], {'imnet_spec': {'name': 'mlp', 'args': {'hidden_list': [256] * 3}}})
-    model = models.make(with_args(spec, **width)).eval()
-    features, lr, queries = torch.zeros(1, 8, 64, 64), torch.zeros(1, 3, 64, 64), 512
-    with torch.no_grad():
-        encoding = peak_bytes(lambda: model.decode_features(lr, features, Region.whole(64, 64))) / 4 / 64 ** 2
-        assert 0.8 * model.encode_floats < encoding + 8 < 1.1 * model.encode_floats  # the features were there before
-        latent = model.decode_features(lr, features, Region.whole(64, 64))
-        coord, cell = torch.zeros(1, queries, 2, dtype=torch.float64), torch.full((1, 2), 0.01, dtype=torch.float64)
-        query = peak_bytes(model.query, latent, coord, cell) / 4 / queries
-        assert 0.8 * model.query_floats() < query < 1.1 * model.query_floats()
-
-
 def test_ultrasr_and_ipe_say_that_they_are_reimplementations():
     assert 'figure' in models.make(ULTRASR).reimplementation and 'abstract' in models.make(IPE).reimplementation
     assert models.make(LIIF).reimplementation is None and models.make(METASR).reimplementation is None
@@ -309,10 +291,11 @@ def test_ultrasr_and_ipe_say_that_they_are_reimplementations():
 # errors
 
 @pytest.mark.parametrize(('spec', 'told'), [
-    (with_args(LIIF, imnet_spec=None), "without an imnet_spec, 'edsr-baseline' must make images: set its no_"),
+    (with_args(LIIF, imnet_spec=None), "'edsr-baseline' without its upsampling tail makes no image: set no_"),
     (with_args(LIIF, imnet_spec=None, encoder_spec=MLP), 'mlp'),
-    (with_args(LIIF, encoder_spec={'name': 'edsr-baseline', 'args': {'n_feats': 8}}), 'has no_upsampling unset'),
-    (with_args(METASR, encoder_spec={'name': 'rdn'}), 'has no_upsampling unset'),
+    (with_args(LIIF, encoder_spec={'name': 'edsr-baseline', 'args': {'n_feats': 8}}),
+     'has its upsampling tail: set no_upsampling to true'),
+    (with_args(METASR, encoder_spec={'name': 'rdn'}), 'has its upsampling tail: set no_upsampling to true'),
     (with_args(LIIF, cell_decod=False), "did you mean 'cell_decode'"),
     (with_args(ULTRASR, enc_dims=6), 'enc_dims is 6, expected a multiple of 4'),
     (with_args(ULTRASR, depth=0), 'expected width and depth of at least 1, got 12 and 0'),
@@ -328,10 +311,10 @@ def test_fixed_scale_is_the_network_itself():
     spec = {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 4, 'scale': 3}}
     wrapped = filled({'name': 'liif', 'args': {'encoder_spec': spec}})
     network = models.make(spec).eval()
-    network.load_state_dict({key.removeprefix('encoder.'): value for key, value in wrapped.state_dict().items()})
+    network.load_state_dict(wrapped.state_dict())
     lr = torch.rand(1, 3, 6, 7)
     assert isinstance(wrapped, FixedScale)
-    assert (wrapped.reach, wrapped.encode_floats) == (network.reach, network.encode_floats)
+    assert type(network) is FixedScale and wrapped.reach == network.reach
     assert torch.equal(wrapped.upscale(lr, (18, 21)), network.upscale(lr, (18, 21)))
     with pytest.raises(UserError, match='by exactly 3'):
         wrapped.upscale(lr, (12, 14))

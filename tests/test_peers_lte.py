@@ -9,9 +9,9 @@ from peers_fill import assert_row, fill, hr_grid, lr_image
 from test_models import assert_user_error, golden, grid, image, unsettled, variant
 
 import models
-from common.registry import MODELS
+from common.coords import Region
 from engine.config import TRAIN_KEYS, load_config
-from models.regions import Region
+from models.registries import MODELS
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs/train'
 ENCODER = {'name': 'edsr-baseline', 'args': {'n_resblocks': 2, 'n_feats': 8, 'no_upsampling': True}}
@@ -134,15 +134,15 @@ def test_regions_make_the_whole_image(name):
     with torch.no_grad():
         whole = model.query(model.encode(lr), coord, cell)
         inside = ((coord[0] > -0.5) & (coord[0] < 0.5)).all(-1)
-        part = model.encode_region(lr, Region(5, 15, 10, 30, 20, 40))
+        part = model.encode(lr, Region(5, 15, 10, 30, 20, 40))
         assert part.region != Region.whole(20, 40)
         assert (model.query(part, coord[:, inside], cell) - whole[:, inside]).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize('args, fragment', [
     ({'hidden_dim': 3}, 'hidden_dim is 3, expected an even number'), ({'scale_max': 0.5}, 'scale_max is 0.5'),
-    ({'encoder_spec': {'name': 'edsr-baseline'}}, "encoder_spec: 'edsr-baseline' is no encoder"),
-    ({'encoder_spec': {'name': 'bicubic'}}, "encoder_spec: 'bicubic' is no encoder")])
+    ({'encoder_spec': {'name': 'edsr-baseline'}}, "encoder_spec: 'edsr-baseline' has its upsampling tail: set"),
+    ({'encoder_spec': {'name': 'bicubic'}}, "encoder_spec.name: 'bicubic' is a model, expected an encoder")])
 @pytest.mark.parametrize('name', ['lte', 'lte-fast'])
 def test_wrong_arguments_are_refused(name, args, fragment):
     with assert_user_error(fragment):

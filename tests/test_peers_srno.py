@@ -8,9 +8,11 @@ from test_models import assert_user_error, grid, image, tiny_encoder, variant
 
 import models
 from common import coords
-from common.registry import MODELS
 from engine.config import TRAIN_KEYS, load_config
+from models import upscale
+from models.decoders import srno
 from models.decoders.srno import SRNO, GalerkinBlock, HeadNorm
+from models.registries import MODELS
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs/train'
 NARROW = {'encoder_spec': tiny_encoder(no_upsampling=True), 'width': 8, 'blocks': 2}
@@ -68,9 +70,10 @@ def test_chunks_make_the_same_grid(monkeypatch):
     monkeypatch.setattr(model, 'embed', lambda *args: lengths.append(args[1].shape[1]) or embed(*args))
     with torch.no_grad():
         whole = model.query_grid(latent, rows, columns, cell, 2 ** 30)
-        assert lengths == [16 * 31]
-        parts = model.query_grid(latent, rows, columns, cell, 4 * 2 * 10 * model.query_floats())
-    assert len(lengths) == 1 + 3 * 50 and max(lengths[1:]) == 10
+        assert lengths == [upscale.SAMPLE_QUERIES, 16 * 31]  # the first ones to measure
+        monkeypatch.setattr(srno, 'queries_at_once', lambda ask, coord, memory: 10)
+        parts = model.query_grid(latent, rows, columns, cell, 2 ** 30)
+    assert len(lengths) == 2 + 3 * 50 and max(lengths[2:]) == 10
     assert (parts - whole).abs().max() < 1e-12
 
 

@@ -9,9 +9,9 @@ import yaml
 from config_files import CONFIGS, change
 
 import datasets
-from common.registry import MODELS
 from engine.config import SUITE_KEYS, TEST_KEYS, TRAIN_KEYS, load_config
 from engine.training.schedule import OPTIMIZERS, SCHEDULES
+from models.registries import MODELS
 
 ROOT = CONFIGS.parent
 TRAIN_CONFIGS = sorted(path for folder in ('train', 'ablation', 'zoo') for path in (CONFIGS / folder).glob('*.yaml'))

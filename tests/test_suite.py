@@ -24,7 +24,7 @@ from engine.evaluation.published import read_published
 from engine.evaluation.suite import plain_suite, read_suite
 from engine.evaluation.table_files import latex, markdown, write_tables
 from engine.evaluation.tables import absences, ranks
-from models.sr_model import SRModel
+from models.contract import SRModel
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

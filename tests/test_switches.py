@@ -9,8 +9,7 @@ from torch import nn
 
 from common.cli import choose_device
 from engine.training.trainer import Trainer
-from models.layers import sample_bilinear
-from models.posenc import PositionalBias
+from models.layers import PositionalBias, sample_bilinear
 from utils import UserError
 
 SGD = {'optimizer': {'name': 'sgd', 'args': {'lr': 0.1}}, 'lr_schedule': None}
@@ -34,9 +33,12 @@ def test_positional_bias_keeps_its_digits(dtype):
     torch.manual_seed(0)
     bias = PositionalBias(heads=2)
     delta = torch.rand(1, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 14 - 7
-    expected = bias(delta, -delta)
+    expected = torch.stack(bias(delta, -delta))
     with torch.autocast('cpu', dtype=dtype):
-        assert torch.equal(bias(delta, -delta), expected) and expected.dtype == torch.float32
+        assert torch.equal(torch.stack(bias(delta, -delta)), expected) and expected.dtype == torch.float32
+    halved = torch.stack(bias.to(dtype)(delta, -delta))  # the weights are rounded, the frequencies are not
+    assert halved.dtype == torch.float32
+    assert 0 < (halved - expected).abs().max() < 64 * torch.finfo(dtype).eps / 8
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -59,13 +61,13 @@ def test_half_precision_is_in_force_where_it_belongs(lab, precision):
 
     def watch(name):
         def hook(module, inputs, output):
-            seen[name] = output.dtype
+            seen[name] = (output[0] if isinstance(output, tuple) else output).dtype
         return hook
-    for name in ('widen', 'msno.msc.convs.1', 'mssa.position_bias', 'imnet', ''):
+    for name in ('widen', 'msno.msc.convs.1', 'mssa.position_bias', 'imnet.layers.2', ''):
         trainer.state.model.get_submodule(name).register_forward_hook(watch(name or 'prediction'))
     trainer.state.model.train()
     loss, _ = trainer.train_step(first_batch(trainer))
-    assert seen == {'widen': dtype, 'msno.msc.convs.1': dtype, 'imnet': dtype, 'mssa.position_bias': torch.float32,
+    assert seen == {'widen': dtype, 'msno.msc.convs.1': dtype, 'imnet.layers.2': dtype, 'mssa.position_bias': torch.float32,
                     'prediction': torch.float32}
     assert loss.dtype == torch.float32
     parameters = list(trainer.state.model.parameters())

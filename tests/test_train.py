@@ -436,7 +436,7 @@ def test_exploding_learning_rate_stops_the_run(lab):
 
 @pytest.mark.parametrize('value', [math.nan, math.inf])
 def test_loss_that_is_no_number_names_epoch_and_iteration(lab, value):
-    with after_step(lab.monkeypatch, 4, lambda trainer: trainer.state.model.imnet.register_forward_hook(
+    with after_step(lab.monkeypatch, 4, lambda trainer: trainer.state.model.imnet.layers[-1].register_forward_hook(
             lambda module, inputs, output: output * value)):
         done = lab.train('run')
     assert done.status == 1 and one_error_line(done, str(value), 'epoch 2, iteration 2')

@@ -75,7 +75,7 @@ def test_network_without_a_fem(lab):
 
 def encoder_with_dead_channels(blocks: int, channels: int, dead: int) -> torch.nn.Module:
     """An encoder, of whose ReLUs the first `dead` channels each see nothing but -1, and the next nothing but 0."""
-    encoder = models.make({'name': 'edsr-baseline', 'args': {
+    encoder = models.ENCODERS.make({'name': 'edsr-baseline', 'args': {
         'n_resblocks': blocks, 'n_feats': channels, 'no_upsampling': True}})
     for block in encoder.body[:-1]:
         torch.nn.init.zeros_(block.body[0].weight[:dead + 1])
@@ -243,8 +243,7 @@ class NumbersRead(TorchDispatchMode):
 
 
 def test_a_step_waits_for_nothing(seldom):
-    """But for the check of the loss. SGD, since Adam keeps its counts on the CPU; no FEM, which reads its stride."""
-    seldom.config['model']['args']['fem'] = 'none'
+    """But for the check of the loss. SGD, since Adam keeps its counts on the CPU."""
     trainer = seldom.trainer(clip_grad=0.1, accumulate=2, ema_decay=0.9, optimizer={'name': 'sgd', 'args': {'lr': 0.1}})
     trainer.state.model.train()
     trainer.sampler.set_position(0)
@@ -260,7 +259,7 @@ def test_a_loss_that_is_not_checked_ruins_no_weights(seldom):
     """An update with a loss of nan leaves the weights where they were, and the next check finds it."""
     trainer = seldom.trainer(optimizer={'name': 'sgd', 'args': {'lr': 0.1}})
     trainer.state.model.train()
-    hook = trainer.state.model.imnet.register_forward_hook(lambda module, inputs, output: output * math.nan)
+    hook = trainer.state.model.imnet.layers[-1].register_forward_hook(lambda module, inputs, output: output * math.nan)
     trainer.sampler.set_position(0)
     samples = iter(trainer.loader)
     before = {name: value.clone() for name, value in trainer.state.model.named_parameters()}

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from common import coords
 from models.checkpoint import find
-from models.sr_model import SRModel
+from models.contract import SRModel
 from utils import UserError, count_parameters
 
 MACS_SIDE, MACS_SCALE = 24, 4  # LR side and factor at which multiply-adds are counted

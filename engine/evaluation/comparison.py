@@ -16,7 +16,7 @@ from engine.evaluation.metrics import Metric
 from engine.evaluation.results import Results
 from engine.evaluation.suite import EvaluationSet, Method, Suite
 from imaging import save_image, to_image
-from models.sr_model import SRModel
+from models.contract import SRModel
 from utils import UserError
 
 

@@ -12,7 +12,7 @@ from common.arrays import to_tensor
 from datasets.evaluation import Evaluation, Pair
 from engine.distributed import ALONE, World
 from engine.evaluation.metrics import METRICS, Metric, make
-from models.sr_model import SRModel
+from models.contract import SRModel
 
 
 def evaluate(model: SRModel, dataset: Evaluation, device: torch.device, label: str = '',

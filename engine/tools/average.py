@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from common.cli import Parser, run
-from common.registry import MODELS
 from engine.checkpoint import save_checkpoint
 from models import released
 from models.checkpoint import build, load_state, read_checkpoint
-from models.sr_model import DEFAULT_NORM, SRModel
+from models.contract import DEFAULT_NORM, SRModel
+from models.registries import MODELS
 from utils import UserError, check_output
 
 _VARIANCE = 'running_var'  # last part of the name of a variance in torch's normalisations

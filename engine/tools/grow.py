@@ -17,7 +17,7 @@ from common.coords import make_cell, make_grid
 from engine.checkpoint import save_checkpoint
 from engine.config import TRAIN_KEYS, load_config
 from models.checkpoint import build, load_state, make, read_checkpoint
-from models.sr_model import SRModel
+from models.contract import SRModel
 from utils import UserError, check_output, seed_everything
 
 _ENCODER = 'encoder.'  # names of the encoder's tensors in a model's state begin so

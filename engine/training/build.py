@@ -16,7 +16,7 @@ from datasets.sampling import DrawSampler
 from engine.distributed import World, synchronise_batch_norm
 from engine.training.pretrain import load_stage1
 from engine.training.step import DTYPES
-from models.sr_model import SRModel
+from models.contract import SRModel
 
 
 def build_model(config: dict, device: torch.device, world: World, pretrain: Path | None) -> tuple[SRModel, str | None, int]:

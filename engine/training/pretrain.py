@@ -3,7 +3,7 @@ from pathlib import Path
 
 from models import released
 from models.checkpoint import load_state, read_checkpoint
-from models.sr_model import DEFAULT_NORM, SRModel
+from models.contract import DEFAULT_NORM, SRModel
 from utils import UserError
 
 

@@ -10,7 +10,8 @@ from engine.training.ema import MovingAverage
 from engine.training.schedule import OPTIMIZERS, parameter_groups
 from engine.yaml_files import plain
 from models.checkpoint import load_state
-from models.sr_model import SRModel
+from models.contract import SRModel
+from models.released import translate
 from utils import RunError, UserError
 
 
@@ -102,7 +103,7 @@ class RunState:
 
         Raises: UserError, which names the file `source`, when it is of another network or optimiser, or damaged.
         """
-        measured = checkpoint['model']['sd']
+        _, measured = translate(checkpoint['model'])  # earlier versions named some tensors otherwise
         load_state(self.model, checkpoint.get('raw', measured), source)
         if self.average:
             load_state(self.average.model, measured, source)

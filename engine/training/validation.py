@@ -8,7 +8,7 @@ from engine.distributed import World
 from engine.evaluation.evaluate import evaluate
 from engine.training.health import dead_share, watch_relus
 from engine.training.record import Record, triptych
-from models.sr_model import SRModel
+from models.contract import SRModel
 
 IMAGES = 3  # of the validation set that are shown
 MOST_DEAD = 0.5  # share of an encoder's ReLU channels that may be dead without a warning

@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.coords import relative_cell
-from common.registry import register
+from common.coords import Region, relative_cell
 from models.decoders.base import FeatureDecoder
 from models.decoders.ensemble import neighbours, pixel_rows
 from models.layers import MLP, sample_bilinear
-from models.regions import Region
+from models.registries import EncoderSpec, register
 
 SHARPNESS = 10.0  # of the non-local softmax
 SCORES = 2 ** 26  # of it that are in memory at once
@@ -71,8 +70,9 @@ class CiaoSR(FeatureDecoder):
         non_local_attn: append non-local features, from a map of half the size, to the values.
     """
 
-    def __init__(self, *, encoder_spec: dict, hidden_list: list[int] | None = None, non_local_attn: bool = True):
-        super().__init__(encoder_spec, own_reach=2)  # 3×3 features of the neighbours
+    def __init__(self, *, encoder_spec: EncoderSpec, hidden_list: list[int] | None = None, non_local_attn: bool = True):
+        super().__init__(encoder_spec)
+        self.own_reach = None if non_local_attn else 2  # 3×3 features of the neighbours
         channels = self.encoder.out_channels
         keys, values = 9 * channels, 9 * channels + non_local_attn * channels
         hidden_list = [256] * 4 if hidden_list is None else hidden_list
@@ -80,12 +80,6 @@ class CiaoSR(FeatureDecoder):
         self.imnet_k = MLP(in_dim=keys + 4, out_dim=keys, hidden_list=hidden_list)
         self.imnet_v = MLP(in_dim=values + 4, out_dim=values, hidden_list=hidden_list)
         self.cs_attn = CrossScaleAttention(channels) if non_local_attn else None
-        self.widest = max(keys + 4, values + 4, *hidden_list, 3)
-        self.own_floats = 2 * keys + 2 * values + 80 * channels * non_local_attn  # unfolded, as maps and as rows
-
-    @property
-    def reach(self) -> int | None:
-        return self.margin() if self.cs_attn is None else None
 
     def decode_features(self, lr: Tensor, features: Tensor, region: Region) -> Latent:
         keys = values = F.unfold(features, 3, padding=1).unflatten(2, features.shape[2:])            # (B, 9F, H, W)
@@ -95,10 +89,10 @@ class CiaoSR(FeatureDecoder):
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         region, dtype = latent.region, latent.keys.dtype
-        size = cell.new_tensor([region.height, region.width])
+        size = cell.new_tensor([region.image_height, region.image_width])
         near = neighbours(coord, region, True, (1 - cell) / (size - 1).clamp(min=1))
         own = neighbours(coord, region, False).row.squeeze(2)                        # (B, Q)
-        relative = relative_cell(cell, region.height, region.width)[:, None, None].expand_as(near.offset)
+        relative = relative_cell(cell, region.image_height, region.image_width)[:, None, None].expand_as(near.offset)
         place = torch.cat([near.offset, relative], -1).to(dtype)                     # (B, Q, N, 4)
         keys, values = (F.embedding(near.row, rows) for rows in (latent.keys, latent.values))
         keys = keys * self.imnet_k(torch.cat([keys, place], -1))                     # (B, Q, N, 9F)
@@ -106,6 +100,3 @@ class CiaoSR(FeatureDecoder):
         logits = (F.embedding(own, latent.keys).unsqueeze(2) * keys).sum(-1, keepdim=True)
         attended = (logits.softmax(2) * values).sum(2)                               # (B, Q, 10F)
         return self.imnet_q(attended) + sample_bilinear(latent.lr, region.local(coord), 'border')
-
-    def query_floats(self) -> int:
-        return 4 * 5 * self.widest  # at each neighbour: keys, values, an MLP's input and two of its layers

@@ -16,19 +16,18 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.coords import nearest_index, pixel_centres, relative_cell
-from common.registry import MODELS, register
+from common.coords import Region, nearest_index, pixel_centres, relative_cell
 from models.decoders.base import FeatureDecoder
 from models.encoders.base import conv3x3
 from models.layers import bilinear_grid, sample_bilinear
+from models.memory import peak_bytes
 from models.msit.grid import decode_grid
 from models.msit.mssa import LocalAttention, Maps, make_bias
-from models.regions import Region
+from models.registries import MLPS, BiasSpec, EncoderSpec, MLPSpec, register
 from utils import UserError
 
 POSENC = {'name': 'posenc', 'args': {'posenc_scale': 10, 'enc_dims': 64}}
 KEPT = 0.75  # of the cascade before
-FINER_FLOATS = 8  # numbers per channel that a pixel of a resampled grid holds at the widest point
 
 
 class Latent(NamedTuple):
@@ -58,17 +57,18 @@ class CLIT(FeatureDecoder):
         scale_base: the largest factor of a step that is not the last.
     """
 
-    def __init__(self, *, encoder_spec: dict, imnet_spec: dict, pb_spec: dict = POSENC, base_dim: int = 256, head: int = 8,
-                 r: int = 3, imnet_num: int = 1, conv_num: int = 1, is_cell: bool = True, local_attn: bool = True,
-                 scale_base: float = 4):
+    def __init__(self, *, encoder_spec: EncoderSpec, imnet_spec: MLPSpec, pb_spec: BiasSpec = POSENC,
+                 base_dim: int = 256, head: int = 8, r: int = 3, imnet_num: int = 1, conv_num: int = 1,
+                 is_cell: bool = True, local_attn: bool = True, scale_base: float = 4):
         if imnet_num != conv_num or imnet_num < 1 or not local_attn:
             raise ValueError('imnet_num and conv_num must be the same number, at least 1, and local_attn true')
         if base_dim < 1 or r < 0:
             raise ValueError(f'expected base_dim >= 1 and r >= 0, got {base_dim} and {r}')
         if not 1 < scale_base < math.inf:
             raise ValueError(f'scale_base is {scale_base}, expected more than 1')
+        super().__init__(encoder_spec)
         # the 3×3 convolutions before and in the attention, its window, and the resampling between these
-        super().__init__(encoder_spec, own_reach=max(r, 1) + 2 + (imnet_num > 1), own_floats=8 * base_dim)
+        self.own_reach = max(r, 1) + 2 + (imnet_num > 1)
         self.heads, self.radius, self.cell_decode, self.scale_base = head, r, is_cell, scale_base
         self.may_idle = imnet_num > 1
         self.attended = (2 * r + 1) ** 2 * base_dim                                  # K²·C
@@ -77,7 +77,7 @@ class CLIT(FeatureDecoder):
             nn.ModuleList(conv3x3(base_dim, base_dim) for _ in range(conv_num)) for _ in range(3))
         self.pb_encoder = make_bias(pb_spec, base_dim, head)
         self.imnets = nn.ModuleList(
-            MODELS.make(imnet_spec, 'imnet_spec', in_dim=self.attended + 2 * is_cell) for _ in range(imnet_num))
+            MLPS.make(imnet_spec, 'imnet_spec', in_dim=self.attended + 2 * is_cell) for _ in range(imnet_num))
 
     def attention(self, cascade: int) -> LocalAttention:
         """The attention of a cascade, made of parts of this model."""
@@ -105,7 +105,7 @@ class CLIT(FeatureDecoder):
         size = (2 / cell.double()).round().long()                                    # (B, 2)
         if (size != size[0]).any():
             raise UserError('clit: the images of a batch must be upscaled by one factor: set scale_per to batch')
-        lr_size = region.height, region.width
+        lr_size = region.image_height, region.image_width
         scales = [side / lr_side for side, lr_side in zip(size[0].tolist(), lr_size)]
         steps = min(len(self.imnets), math.ceil(math.log(max(scales)) / math.log(self.scale_base) - 1e-9))
         return [tuple(round(min(scale, self.scale_base ** step) * lr_side) for scale, lr_side in zip(scales, lr_size))
@@ -142,16 +142,19 @@ class CLIT(FeatureDecoder):
                           memory)                                                    # (B, h, w, 3)
         for cascade, size in enumerate(self.grids(region, cell), 1):
             rgb *= KEPT
-            for y, x in self.blocks(size, rows, columns, memory // 2 // len(cell)):
+            for y, x in self.blocks(latent, cascade, size, rows, columns, memory // 2):
                 maps = self.finer_maps(latent, cascade, size, rows[y], columns[x])
                 rgb[:, y, x] += decode_grid(self.attention(cascade), self.imnets[cascade], maps, rows[y], columns[x],
                                             self.relative_cell(maps.region, cell), memory // 2)
         return rgb + bilinear_grid(latent.lr, region, rows, columns)
 
-    def blocks(self, size: tuple[int, int], rows: Tensor, columns: Tensor, memory: int) -> list[tuple[slice, slice]]:
-        """Rows and columns of the output, in blocks whose part of a grid of `size` fits into so many bytes an image."""
-        pixels = memory // (4 * FINER_FLOATS * self.conv_ch.out_channels)
-        side = max(math.isqrt(pixels) - 2 * self.attention(0).reach, self.attention(0).reach)
+    def blocks(self, latent: Latent, cascade: int, size: tuple[int, int], rows: Tensor, columns: Tensor,
+               memory: int) -> list[tuple[slice, slice]]:
+        """Rows and columns of the output, in blocks whose part of a grid of `size` fits into so many bytes."""
+        reach = self.attention(cascade).reach
+        middle = rows[len(rows) // 2].view(1), columns[len(columns) // 2].view(1)
+        held = peak_bytes(self.finer_maps, latent, cascade, size, *middle) / (2 * reach + 1) ** 2    # per pixel of that grid
+        side = max(math.isqrt(int(memory / held)) - 2 * reach, reach)
         cuts = []
         for lines, n in zip((rows, columns), size):
             nearest = nearest_index(lines, n)
@@ -162,7 +165,4 @@ class CLIT(FeatureDecoder):
 
     def relative_cell(self, region: Region, cell: Tensor) -> Tensor | None:
         """(B, 2) → (B, 2): see `coords.relative_cell`, on the grid of `region`; None when it is not decoded."""
-        return relative_cell(cell, region.height, region.width).to(self.inp_sub) if self.cell_decode else None
-
-    def query_floats(self) -> int:
-        return 3 * self.attended  # gathered keys, gathered values, weighted values
+        return relative_cell(cell, region.image_height, region.image_width).to(self.inp_sub) if self.cell_decode else None

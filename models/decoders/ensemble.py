@@ -8,8 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from common.coords import nearest_index
-from models.regions import Region
+from common.coords import Region, nearest_index
 
 SHIFT = 1e-6      # of all neighbours: a query between two pixels goes to the second one
 SMALLEST = 1e-9   # distance
@@ -47,8 +46,8 @@ def neighbours(coord: Tensor, region: Region, local_ensemble: bool, distance: Te
         distance: (B, 2), how far to both sides of the query they are looked for; half an LR pixel by default.
     """
     distance_y, distance_x = (None, None) if distance is None else distance.double().split(1, 1)    # (B, 1)
-    y, offset_y, weight_y = neighbour_lines(coord[..., 0], region.height, local_ensemble, distance_y)  # (B, Q, 2 or 1)
-    x, offset_x, weight_x = neighbour_lines(coord[..., 1], region.width, local_ensemble, distance_x)
+    y, offset_y, weight_y = neighbour_lines(coord[..., 0], region.image_height, local_ensemble, distance_y)  # (B, Q, 2 or 1)
+    x, offset_x, weight_x = neighbour_lines(coord[..., 1], region.image_width, local_ensemble, distance_x)
     height, width = region.bottom - region.top, region.right - region.left
     image = torch.arange(len(coord), device=coord.device).view(-1, 1, 1, 1)
     row = (image * height + y.unsqueeze(3) - region.top) * width + x.unsqueeze(2) - region.left    # (B, Q, 2, 2)
@@ -68,7 +67,7 @@ def neighbour_lines(coord: Tensor, n: int, local_ensemble: bool,
         float64, the share of the distance to the other pixel.
     """
     coord = coord.double().unsqueeze(-1)
-    sides = coord.new_tensor([-1 / n, 1 / n])
+    sides = (2 * torch.arange(2, device=coord.device, dtype=coord.dtype) - 1) / n    # to the two pixels
     if distance is not None:
         sides = sides * n * distance.unsqueeze(-1)
     sides = sides + SHIFT if local_ensemble else coord.new_zeros(1)

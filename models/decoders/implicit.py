@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.coords import relative_cell
+from common.coords import Region, relative_cell
 from models.decoders.base import FeatureDecoder
 from models.decoders.ensemble import neighbours, pixel_rows
-from models.regions import Region
+from models.registries import EncoderSpec
 
 
 class Latent(NamedTuple):
@@ -40,15 +40,12 @@ class LocalImplicitFunction(FeatureDecoder):
 
     imnet: nn.Module
 
-    def __init__(self, encoder_spec: dict, *, local_ensemble: bool, feat_unfold: bool, cell_decode: bool):
-        super().__init__(encoder_spec, own_reach=feat_unfold + local_ensemble)
+    def __init__(self, encoder_spec: EncoderSpec, *, local_ensemble: bool, feat_unfold: bool, cell_decode: bool):
+        super().__init__(encoder_spec)
+        self.own_reach = feat_unfold + local_ensemble
         self.local_ensemble, self.cell_decode = local_ensemble, cell_decode
         self.window = 3 if feat_unfold else 1                                        # side of what is unfolded
         self.unfolded = self.window ** 2 * self.encoder.out_channels
-
-    @property
-    def encode_floats(self) -> int:
-        return self.encoder.out_channels + 2 * self.width
 
     @property
     def width(self) -> int:
@@ -76,7 +73,7 @@ class LocalImplicitFunction(FeatureDecoder):
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         region, first = latent.region, self.imnet.layers[0]
-        cell = relative_cell(cell, region.height, region.width).to(first.weight)     # (B, 2)
+        cell = relative_cell(cell, region.image_height, region.image_width).to(first.weight)     # (B, 2)
         near = neighbours(coord, region, self.local_ensemble)
         position = self.position(near.offset, cell).to(first.weight)                 # (B, Q, N, P)
         with torch.autocast(coord.device.type, enabled=False):  # half precision would blur positions
@@ -85,6 +82,3 @@ class LocalImplicitFunction(FeatureDecoder):
             x = F.linear(position, own) + shared[:, None, None]                      # (B, Q, N, M)
         x = x + F.embedding(near.row, latent.rows)
         return near.blend(self.decode(x, position))                                  # (B, Q, 3)
-
-    def query_floats(self) -> int:
-        return (4 if self.local_ensemble else 1) * (3 * self.width + self.position_dim + 8)  # 8: offsets, weights, rows

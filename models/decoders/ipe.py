@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from common.registry import MODELS, register
 from models.decoders.implicit import LocalImplicitFunction
+from models.registries import MLPS, EncoderSpec, MLPSpec, register
 
 
 @register('ipe')
@@ -30,7 +30,7 @@ class IPE(LocalImplicitFunction):
 
     reimplementation = 'from the abstract of the paper'
 
-    def __init__(self, *, encoder_spec: dict, imnet_spec: dict, octaves: int = 10, times_pi: bool = False,
+    def __init__(self, *, encoder_spec: EncoderSpec, imnet_spec: MLPSpec, octaves: int = 10, times_pi: bool = False,
                  keep_offset: bool = False, local_ensemble: bool = True, feat_unfold: bool = True,
                  cell_decode: bool = False):
         super().__init__(encoder_spec, local_ensemble=local_ensemble, feat_unfold=feat_unfold, cell_decode=cell_decode)
@@ -39,7 +39,7 @@ class IPE(LocalImplicitFunction):
         frequencies = 2.0 ** torch.arange(octaves) * (math.pi if times_pi else 1)
         self.register_buffer('frequencies', frequencies, persistent=False)
         self.keep_offset = keep_offset
-        self.imnet = MODELS.make(imnet_spec, 'imnet_spec',
+        self.imnet = MLPS.make(imnet_spec, 'imnet_spec',
                                  in_dim=self.unfolded + 4 * octaves + 2 * keep_offset + 2 * cell_decode)
 
     def position(self, offset: Tensor, cell: Tensor) -> Tensor:

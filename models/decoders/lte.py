@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.coords import relative_cell
-from common.registry import MODELS, register
+from common.coords import Region, relative_cell
 from models.decoders.base import FeatureDecoder
 from models.decoders.ensemble import neighbours, pixel_rows
 from models.encoders.base import conv3x3
 from models.layers import sample_bilinear
-from models.regions import Region
+from models.registries import MLPS, EncoderSpec, MLPSpec, register
 
 
 class Latent(NamedTuple):
@@ -40,8 +39,10 @@ class TextureEstimator(FeatureDecoder):
             programs. None: that of the factor itself.
     """
 
-    def __init__(self, encoder_spec: dict, hidden_dim: int, scale_max: float | None):
-        super().__init__(encoder_spec, own_reach=2, own_floats=4 * hidden_dim)  # 3×3 convolutions, and the four neighbours
+    own_reach = 2  # 3×3 convolutions, and the four neighbours
+
+    def __init__(self, encoder_spec: EncoderSpec, hidden_dim: int, scale_max: float | None):
+        super().__init__(encoder_spec)
         if hidden_dim < 2 or hidden_dim % 2:
             raise ValueError(f'hidden_dim is {hidden_dim}, expected an even number of 2 or more')
         if scale_max is not None and scale_max < 1:
@@ -77,14 +78,11 @@ class TextureEstimator(FeatureDecoder):
 
     def phase_of(self, region: Region, cell: Tensor) -> Tensor:
         """The phases of a cell (B, 2): (B, 1, 1, D/2), in units of π."""
-        relative = relative_cell(cell, region.height, region.width)                  # (B, 2): 2/s of each axis
+        relative = relative_cell(cell, region.image_height, region.image_width)                  # (B, 2): 2/s of each axis
         if self.scale_max is not None:
             relative = relative.clamp(min=2 / self.scale_max)
         with torch.autocast(cell.device.type, enabled=False):
             return self.phase(relative.to(self.phase.weight))[:, None, None]
-
-    def query_floats(self) -> int:
-        return 4 * 5 * self.hidden_dim  # frequencies, amplitudes, their product with the waves, and what makes these
 
 
 @register('lte')
@@ -96,9 +94,10 @@ class LTE(TextureEstimator):
         imnet_spec: the decoder MLP.
     """
 
-    def __init__(self, *, encoder_spec: dict, imnet_spec: dict, hidden_dim: int = 256, scale_max: float | None = 4):
+    def __init__(self, *, encoder_spec: EncoderSpec, imnet_spec: MLPSpec, hidden_dim: int = 256,
+                 scale_max: float | None = 4):
         super().__init__(encoder_spec, hidden_dim, scale_max)
-        self.imnet = MODELS.make(imnet_spec, 'imnet_spec', in_dim=hidden_dim)
+        self.imnet = MLPS.make(imnet_spec, 'imnet_spec', in_dim=hidden_dim)
 
     def by_axis(self, frequencies: Tensor) -> Tensor:
         return torch.cat([frequencies[:, 0::2], frequencies[:, 1::2]], 1)
@@ -119,7 +118,7 @@ class LTEPlus(TextureEstimator):
         out_dim: 3 for RGB.
     """
 
-    def __init__(self, *, encoder_spec: dict, num_layer: int = 3, hidden_dim: int = 256, out_dim: int = 3,
+    def __init__(self, *, encoder_spec: EncoderSpec, num_layer: int = 3, hidden_dim: int = 256, out_dim: int = 3,
                  scale_max: float | None = 4):
         super().__init__(encoder_spec, hidden_dim, scale_max)
         hidden = [layer for _ in range(num_layer) for layer in (nn.Conv2d(hidden_dim, hidden_dim, 1), nn.ReLU())]

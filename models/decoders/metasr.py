@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from common.coords import nearest_index
-from common.registry import register
+from common.coords import Region, nearest_index
 from models.decoders.base import FeatureDecoder
 from models.decoders.ensemble import SHIFT, pixel_rows
 from models.layers import MLP
-from models.regions import Region
+from models.registries import EncoderSpec, register
 
 HIDDEN = 256  # M
 
@@ -40,9 +39,10 @@ class MetaSR(FeatureDecoder):
         encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
     """
 
-    def __init__(self, *, encoder_spec: dict):
-        # 3×3 features at the nearest pixel or the one before it
-        super().__init__(encoder_spec, own_reach=2, own_floats=2 * 3 * (HIDDEN + 1))
+    own_reach = 2  # 3×3 features at the nearest pixel or the one before it
+
+    def __init__(self, *, encoder_spec: EncoderSpec):
+        super().__init__(encoder_spec)
         self.imnet = MLP(in_dim=3, out_dim=9 * self.encoder.out_channels * 3, hidden_list=[HIDDEN])
 
     def decode_features(self, lr: Tensor, features: Tensor, region: Region) -> Latent:
@@ -55,9 +55,9 @@ class MetaSR(FeatureDecoder):
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         region, dtype = latent.region, self.inp_sub.dtype
         corner = coord.double() - cell.double().unsqueeze(1) / 2                     # (B, Q, 2), top left of the HR pixel
-        y, offset_y = holding_line(corner[..., 0], region.height)                    # (B, Q)
-        x, offset_x = holding_line(corner[..., 1], region.width)
-        size = (cell[:, :1] * region.height / 2).expand_as(y)                        # of an HR pixel: 1/scale, of the height
+        y, offset_y = holding_line(corner[..., 0], region.image_height)                    # (B, Q)
+        x, offset_x = holding_line(corner[..., 1], region.image_width)
+        size = (cell[:, :1] * region.image_height / 2).expand_as(y)                  # 1/scale, of the height
         height, width = region.bottom - region.top, region.right - region.left
         image = torch.arange(len(coord), device=coord.device).unsqueeze(1)
         rows = (image * height + y - region.top) * width + x - region.left         # (B, Q)
@@ -65,9 +65,6 @@ class MetaSR(FeatureDecoder):
             hidden = self.imnet.layers[:-1](torch.stack([offset_y, offset_x, size], -1).to(dtype))   # (B, Q, M)
         products = F.embedding(rows, latent.rows).unflatten(2, (-1, 3))              # (B, Q, M + 1, 3)
         return (hidden.unsqueeze(2).to(products) @ products[:, :, :-1]).squeeze(2) + products[:, :, -1]
-
-    def query_floats(self) -> int:
-        return 5 * HIDDEN
 
 
 def holding_line(corner: Tensor, n: int) -> tuple[Tensor, Tensor]:

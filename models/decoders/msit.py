@@ -6,19 +6,20 @@ M width of the decoder's first layer.
     LR (B, 3, H, W) → encoder → 1×1 convolution to C → MSNO → Z'' (B, C, H, W)
        → MSSA at Q coordinates (B, Q, K²·C), relative cell (B, Q, 2) → MLP (B, Q, 3) + bilinear LR
 """
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from common.coords import relative_cell
-from common.registry import MODELS, register
+from common.coords import Region, relative_cell
+from models.contract import SRModel
 from models.encoders.base import make_encoder
 from models.layers import bilinear_grid, sample_bilinear
 from models.msit.grid import decode_grid
 from models.msit.msno import MSNO
 from models.msit.mssa import MSSA, ConventionalAttention, Maps
-from models.regions import Region, wrapped
-from models.sr_model import SRModel
+from models.registries import MLPS, BiasSpec, EncoderSpec, MLPSpec, register
 
 POSENC = {'name': 'posenc', 'args': {'posenc_scale': 10, 'enc_dims': 64}}
 
@@ -51,7 +52,7 @@ class MSIT(SRModel):
         reparam_init: 'identity' starts stage 2 as the stage-1 function, 'random' as the authors' program does.
     """
 
-    def __init__(self, *, encoder_spec: dict, imnet_spec: dict, pb_spec: dict = POSENC, base_dim: int = 256,
+    def __init__(self, *, encoder_spec: EncoderSpec, imnet_spec: MLPSpec, pb_spec: BiasSpec = POSENC, base_dim: int = 256,
                  heads: int = 8, radius: int = 3, fem: str = 'paper', msc_convs: int = 16, sim: bool = True,
                  attention: str = 'mssa', mssa_projections: int = 4, value_projections: int = 1,
                  cell_decode: bool = True, reparam: str = 'none', reparam_init: str = 'identity'):
@@ -71,52 +72,57 @@ class MSIT(SRModel):
             raise ValueError(f"attention is '{attention}', expected 'mssa' or 'conventional'")
         self.cell_decode = cell_decode
         self.attended = (2 * radius + 1) ** 2 * base_dim                             # K²·C
-        self.imnet = MODELS.make(imnet_spec, 'imnet_spec', in_dim=self.attended + 2 * cell_decode)
-        self.encode_floats = self.encoder.out_channels + 9 * base_dim
+        self.imnet = MLPS.make(imnet_spec, 'imnet_spec', in_dim=self.attended + 2 * cell_decode)
 
     @property
-    def reach(self) -> int:
-        return self.margin()
+    def reach(self) -> int | None:  # type: ignore[override]
+        """FEM's stride is a part of it: on a GPU the value is waited for."""
+        if self.encoder.reach is None:
+            return None
+        return self.encoder.reach + self.msno.fem.reach + self.msno.reach + self.mssa.reach
 
-    def margin(self, halo: int | None = None) -> int:
-        return self.encoder.margin(halo) + self.msno.fem.reach + self.msno.reach + self.mssa.reach
-
-    def encode_stages(self, halo: int | None = None) -> list[tuple[int, int]]:
-        own = self.msno.reach + self.mssa.reach
-        return [(self.margin(halo), self.encoder.encode_floats), (own, self.encode_floats)]
-
-    def encode(self, lr: Tensor, region: Region | None = None) -> Latent:
-        if region and not region.is_whole:
-            raise ValueError('FEM wraps around the whole image: encode a part of it with encode_region')
-        return self.decode_features(lr, self.encoder.features(lr), 0, Region.whole(*lr.shape[2:]))
-
-    def encode_region(self, lr: Tensor, region: Region, halo: int | None = None) -> Latent:
-        """FEM wraps around the image, so a region at its border reads features of the opposite side too."""
-        outer = region.grow(self.mssa.reach + self.msno.reach)
-        margin = self.msno.fem.reach
-        features = wrapped(lambda part: self.encoder.features_of(lr, part, halo), outer, margin)
-        return self.decode_features(outer.of(lr), features, margin, outer)
-
-    def decode_features(self, lr: Tensor, features: Tensor, margin: int, region: Region) -> Latent:
-        """Features (B, F, H, W) of the encoder, with FEM's margin around them, → the latent of a region of H×W pixels."""
-        z = self.msno(self.widen(features), margin)                                  # (B, C, H, W)
-        return Latent(lr, self.mssa.maps(z, region))
+    def encode(self, lr: Tensor, region: Region | None = None, halo: int | None = None) -> Latent:
+        whole = Region.whole(*lr.shape[2:])
+        if region is None or region == whole:
+            z = self.msno(self.widen(self.encoder(lr)))                       # (B, C, H, W)
+            return Latent(lr, self.mssa.maps(z, whole))
+        # FEM wraps around the image, so a region at its border reads features of the opposite side too
+        region, margin = region.grow(self.msno.reach + self.mssa.reach), self.msno.fem.reach
+        features = wrapped(lambda part: self.encoder(lr, part, halo), region, margin)
+        return Latent(region.of(lr), self.mssa.maps(self.msno(self.widen(features), margin), region))
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         region = latent.maps.region
-        x = self.mssa.decode(self.imnet, latent.maps, coord, self.relative_cell(region, cell))       # (B, Q, 3)
+        relative = relative_cell(cell, region.image_height, region.image_width).to(self.inp_sub)     # (B, 2)
+        x = self.mssa.decode(self.imnet, latent.maps, coord, relative if self.cell_decode else None) # (B, Q, 3)
         return x + sample_bilinear(latent.lr, region.local(coord), 'border')
 
     def query_grid(self, latent: Latent, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
         region = latent.maps.region
-        x = decode_grid(self.mssa, self.imnet, latent.maps, rows, columns, self.relative_cell(region, cell), memory)
+        relative = relative_cell(cell, region.image_height, region.image_width).to(self.inp_sub)     # (B, 2)
+        x = decode_grid(self.mssa, self.imnet, latent.maps, rows, columns, relative if self.cell_decode else None, memory)
         return x + bilinear_grid(latent.lr, region, rows, columns)                   # (B, h, w, 3)
 
-    def relative_cell(self, region: Region, cell: Tensor) -> Tensor | None:
-        """(B, 2) → (B, 2): see `coords.relative_cell`; None when it is not decoded."""
-        if not self.cell_decode:
-            return None
-        return relative_cell(cell, region.height, region.width).to(self.inp_sub)
 
-    def query_floats(self) -> int:
-        return 3 * self.attended  # gathered keys, gathered values, weighted values
+def wrapped(compute: Callable[[Region], Tensor], region: Region, margin: int) -> Tensor:
+    """A map on a region with `margin` pixels around it that continue beyond the border on the image's other side.
+
+    Args:
+        compute: the map (B, C, h, w) of a region inside the image.
+    Returns: (B, C, h + 2·margin, w + 2·margin).
+    """
+    rows = _wrapped_intervals(region.top - margin, region.bottom + margin, region.image_height)
+    columns = _wrapped_intervals(region.left - margin, region.right + margin, region.image_width)
+    return torch.cat([torch.cat([compute(region._replace(top=top, bottom=bottom, left=left, right=right))
+                                 for left, right in columns], 3) for top, bottom in rows], 2)
+
+
+def _wrapped_intervals(start: int, stop: int, length: int) -> list[tuple[int, int]]:
+    """The lines start … stop − 1, taken modulo `length`, as intervals of [0, length)."""
+    intervals = []
+    while start < stop:
+        first = start % length
+        size = min(stop - start, length - first)
+        intervals.append((first, first + size))
+        start += size
+    return intervals

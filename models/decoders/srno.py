@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.coords import relative_cell
-from common.registry import register
+from common.coords import Region, relative_cell
+from models.contract import SRModel
 from models.decoders.ensemble import neighbours, pixel_rows
 from models.encoders.base import make_encoder
 from models.layers import sample_bilinear
-from models.regions import Region
-from models.sr_model import SRModel
+from models.registries import EncoderSpec, register
+from models.upscale import queries_at_once
 
 
 class Latent(NamedTuple):
@@ -84,7 +84,9 @@ class SRNO(SRModel):
             test program. None: that of the factor itself.
     """
 
-    def __init__(self, *, encoder_spec: dict, width: int = 256, blocks: int = 16, scale_max: float | None = 4):
+    whole_grid, has_windows = True, False
+
+    def __init__(self, *, encoder_spec: EncoderSpec, width: int = 256, blocks: int = 16, scale_max: float | None = 4):
         super().__init__()
         if blocks < 1 or width % blocks or width // blocks < 2:
             raise ValueError(f'{width} channels cannot be split among {blocks} heads of two or more each')
@@ -95,10 +97,9 @@ class SRNO(SRModel):
         self.conv00 = nn.Conv2d(4 * (2 + self.encoder.out_channels) + 2, width, 1)
         self.conv0, self.conv1 = (GalerkinBlock(width, blocks) for _ in range(2))
         self.fc1, self.fc2 = nn.Conv2d(width, 256, 1), nn.Conv2d(256, 3, 1)
-        self.encode_floats = max(self.encoder.encode_floats, 2 * self.encoder.out_channels)
 
-    def encode(self, lr: Tensor, region: Region | None = None) -> Latent:
-        return Latent(lr, pixel_rows(self.encoder.features(lr)))
+    def encode(self, lr: Tensor, region: Region | None = None, halo: int | None = None) -> Latent:
+        return Latent(lr, pixel_rows(self.encoder(lr, Region.whole(*lr.shape[2:]))))
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         """The queries of an image attend to each other: those of a grid must come together."""
@@ -108,9 +109,8 @@ class SRNO(SRModel):
         """What a block needs of all queries is a sum over them. So chunks are exact: one pass over the grid for each block's
         sum, and one for the output."""
         batch, queries = len(cell), len(rows) * len(columns)
-        chunk = max(1, memory // 4 // (batch * self.query_floats()))
         grid = torch.cartesian_prod(rows, columns).expand(batch, -1, 2)              # (B, h·w, 2)
-        parts = grid.split(chunk, 1)
+        parts = grid.split(queries_at_once(lambda coord: self.query(latent, coord, cell), grid, memory), 1)
         if len(parts) == 1:
             return self.query(latent, grid, cell).unflatten(1, (-1, len(columns)))
         means = []
@@ -132,7 +132,7 @@ class SRNO(SRModel):
         region = Region.whole(*latent.lr.shape[2:])
         near = neighbours(coord, region, local_ensemble=True)
         features = near.weight.to(latent.rows).unsqueeze(-1) * F.embedding(near.row, latent.rows)    # (B, Q, N, F)
-        cell = relative_cell(cell, region.height, region.width)                      # (B, 2)
+        cell = relative_cell(cell, region.image_height, region.image_width)                      # (B, 2)
         if self.scale_max is not None:
             cell = cell.clamp(min=2 / self.scale_max)
         cell = cell.unsqueeze(1).expand(-1, coord.shape[1], -1)
@@ -143,6 +143,3 @@ class SRNO(SRModel):
         """(B, C, 1, Q) → (B, Q, 3)."""
         rgb = self.fc2(F.gelu(self.fc1(x))).squeeze(2).transpose(1, 2)
         return rgb + sample_bilinear(latent.lr, coord, 'border')
-
-    def query_floats(self) -> int:
-        return 8 * self.width  # around the attention: x, q, k, v, these two normalised, and what passes between

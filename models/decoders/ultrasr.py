@@ -9,8 +9,8 @@ frequencies.
 import torch
 from torch import Tensor, nn
 
-from common.registry import register
 from models.decoders.implicit import LocalImplicitFunction
+from models.registries import EncoderSpec, register
 
 
 class SpatialMLP(nn.Module):
@@ -56,7 +56,7 @@ class UltraSR(LocalImplicitFunction):
 
     reimplementation = 'from the figure of the paper'
 
-    def __init__(self, *, encoder_spec: dict, enc_dims: int = 48, sigma: float = 6, width: int = 256, depth: int = 4,
+    def __init__(self, *, encoder_spec: EncoderSpec, enc_dims: int = 48, sigma: float = 6, width: int = 256, depth: int = 4,
                  residual: bool = False, local_ensemble: bool = True, feat_unfold: bool = True, cell_decode: bool = False):
         super().__init__(encoder_spec, local_ensemble=local_ensemble, feat_unfold=feat_unfold, cell_decode=cell_decode)
         if enc_dims < 4 or enc_dims % 4:
@@ -73,7 +73,3 @@ class UltraSR(LocalImplicitFunction):
 
     def decode(self, x: Tensor, position: Tensor) -> Tensor:
         return self.imnet.after_first(x, position)
-
-    def query_floats(self) -> int:
-        joined = self.width + self.position_dim + self.width * self.imnet.residual
-        return super().query_floats() + (4 if self.local_ensemble else 1) * joined

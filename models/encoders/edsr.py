@@ -9,8 +9,9 @@ import re
 import torch
 from torch import Tensor, nn
 
-from common.registry import register
-from models.encoders.base import TAIL_REACH, Encoder, conv3x3, upsampling, upsampling_floats
+from models.contract import Encoder
+from models.encoders.base import TAIL_REACH, conv3x3, upsampling
+from models.registries import ENCODERS
 from utils import UserError
 
 _BLOCK = re.compile(r'^body\.\d+\.body\.')              # tensors of a residual block
@@ -29,7 +30,7 @@ class ResidualBlock(nn.Module):
         return x + self.res_scale * self.body(x)
 
 
-@register('edsr-baseline')
+@ENCODERS.register('edsr-baseline')
 class EDSR(Encoder):
     """EDSR with 16 blocks of 64 features unless told otherwise.
 
@@ -48,11 +49,10 @@ class EDSR(Encoder):
         blocks = [ResidualBlock(n_feats, res_scale) for _ in range(n_resblocks)]
         self.body = nn.Sequential(*blocks, conv3x3(n_feats, n_feats))
         self.tail = nn.Identity()
-        self.out_channels, self.encode_floats = n_feats, 6 * n_feats
+        self.out_channels = n_feats
         if not no_upsampling:
             self.tail = nn.Sequential(nn.Sequential(*upsampling(n_feats, n_feats, scale)), conv3x3(n_feats, 3))
-            self.out_channels, self.fixed_scale = 3, scale
-            self.encode_floats = max(self.encode_floats, upsampling_floats(n_feats, scale))
+            self.out_channels, self.scale = 3, scale
         self.reach = 2 * n_resblocks + 2 + TAIL_REACH * (not no_upsampling)
 
     def features(self, x: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ Parameter names are those of released checkpoints.
 import torch
 from torch import Tensor, nn
 
-from common.registry import register
-from models.encoders.base import TAIL_REACH, Encoder, conv3x3, upsampling, upsampling_floats
+from models.contract import Encoder
+from models.encoders.base import TAIL_REACH, conv3x3, upsampling
+from models.registries import ENCODERS
 
 CONFIGS = {'A': (20, 6, 32), 'B': (16, 8, 64)}  # dense blocks, convolutions in each, growth
 
@@ -35,7 +36,7 @@ class ResidualDenseBlock(nn.Module):
         return x + self.LFF(self.convs(x))
 
 
-@register('rdn')
+@ENCODERS.register('rdn')
 class RDN(Encoder):
     """Residual dense network.
 
@@ -59,12 +60,9 @@ class RDN(Encoder):
         self.GFF = nn.Sequential(nn.Conv2d(n_blocks * G0, G0, 1), conv3x3(G0, G0))   # global feature fusion
         self.UPNet = nn.Identity()
         self.out_channels = G0
-        fusion, dense = n_blocks * G0, 2 * (G0 + n_convs * growth)                   # the widest points
-        self.encode_floats = n_blocks * G0 + max(fusion, dense) + 3 * (G0 + growth)
         if not no_upsampling:
             self.UPNet = nn.Sequential(*upsampling(G0, growth, scale), conv3x3(growth, 3))
-            self.out_channels, self.fixed_scale = 3, scale
-            self.encode_floats = max(self.encode_floats, upsampling_floats(growth, scale))
+            self.out_channels, self.scale = 3, scale
         self.reach = n_blocks * n_convs + 3 + TAIL_REACH * (not no_upsampling)
 
     def features(self, x: Tensor) -> Tensor:

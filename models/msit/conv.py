@@ -5,12 +5,18 @@ factors of 3 to 200; products of spectra give the same sums, more precisely. `be
 
 Shapes: B batch, C_in and C_out channels, k odd kernel size, r = k // 2, H×W the image.
 """
+from bisect import bisect_left
+from functools import cache
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 FFT_KERNEL = 15  # the smallest k whose spectra win on CPUs, forward and backward together
+# even numbers without prime factors beyond 5: transforms of such lengths are fast
+FAST_LENGTHS = sorted(2 ** a * 3 ** b * 5 ** c for a, b, c in product(range(1, 17), range(10), range(7)))
 
 
 class Conv2d(nn.Conv2d):
@@ -40,40 +46,29 @@ def fft_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     height, width = x.shape[2:]
     radius = weight.shape[-1] // 2
-    (size_y, step_y, blocks_y), (size_x, step_x, blocks_x) = plan_blocks(height, radius), plan_blocks(width, radius)
+    (size_y, step_y, blocks_y), (size_x, step_x, blocks_x) = _plan_blocks(height, radius), _plan_blocks(width, radius)
     pad_y, pad_x = (blocks_y - 1) * step_y + size_y - height - radius, (blocks_x - 1) * step_x + size_x - width - radius
     blocks = F.pad(x, (radius, pad_x, radius, pad_y)).unfold(2, size_y, step_y).unfold(3, size_x, step_x)
 
     spectrum = rearrange(torch.fft.rfft2(blocks), 'b i m n y x -> (y x) (b m n) i')  # m×n blocks, y×x frequencies
     kernel = rearrange(torch.fft.rfft2(weight, s=(size_y, size_x)), 'o i y x -> (y x) i o')
     # contiguous: a product of many small complex matrices would otherwise copy them one by one
-    product = spectrum.contiguous() @ kernel.contiguous().conj_physical()
-    product = rearrange(product, '(y x) (b m n) o -> b o m n y x', b=len(x), m=blocks_y, y=size_y)
+    spectrum = spectrum.contiguous() @ kernel.contiguous().conj_physical()
+    spectrum = rearrange(spectrum, '(y x) (b m n) o -> b o m n y x', b=len(x), m=blocks_y, y=size_y)
 
-    blocks = torch.fft.irfft2(product, s=(size_y, size_x))[..., :step_y, :step_x]    # the rest has wrapped around
+    blocks = torch.fft.irfft2(spectrum, s=(size_y, size_x))[..., :step_y, :step_x]    # the rest has wrapped around
     out = rearrange(blocks, 'b o m n y x -> b o (m y) (n x)')[:, :, :height, :width]
     return out + bias.to(out).view(-1, 1, 1)
 
 
-def plan_blocks(length: int, radius: int) -> tuple[int, int, int]:
+@cache  # the layers of a network ask for the same sizes, step after step
+def _plan_blocks(length: int, radius: int) -> tuple[int, int, int]:
     """(size of a block's transform, its step, number of blocks) for an axis of `length` pixels.
 
     One block needs r zeros behind it, which its wrap-around reads as those before it; several need 2r pixels of overlap.
     """
-    longest = fast_length(5 * radius)
+    longest = FAST_LENGTHS[bisect_left(FAST_LENGTHS, 5 * radius)]
     if length + radius <= longest:
-        return fast_length(length + radius), length, 1
+        return FAST_LENGTHS[bisect_left(FAST_LENGTHS, length + radius)], length, 1
     step = longest - 2 * radius
     return longest, step, -(-length // step)
-
-
-def fast_length(length: int) -> int:
-    """The smallest even number ≥ `length` without prime factors beyond 5: transforms of such lengths are fast."""
-    while True:
-        rest = length
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1 and length % 2 == 0:
-            return length
-        length += 1

@@ -1,6 +1,6 @@
 """FEM, the feature exchange of MSNO: circular pixel shifts in eight directions (paper section III-B).
 
-Shapes: B batch, C channels, H×W the LR grid, m the margin of pixels around it that shifts read (`reach`).
+Shapes: B batch, C channels, H×W the LR grid, m a margin of pixels around it that shifts read.
 """
 import torch
 from torch import Tensor, nn
@@ -9,82 +9,56 @@ from torch import Tensor, nn
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (-1, 1), (1, -1), (1, 1), (-1, -1))
 
 
-def wrap(x: Tensor, margin: int) -> Tensor:
-    """An image continued periodically: (B, C, H, W) → (B, C, H + 2m, W + 2m)."""
-    for dim in (2, 3) if margin else ():
-        lines = torch.arange(-margin, x.shape[dim] + margin, device=x.device) % x.shape[dim]
-        x = x.index_select(dim, lines)
-    return x
-
-
-def window(x: Tensor, margin: int, dy: int, dx: int) -> Tensor:
-    """The inner part of (B, C, H + 2m, W + 2m), moved by (dy, dx): (B, C, H, W)."""
-    height, width = x.shape[2] - 2 * margin, x.shape[3] - 2 * margin
-    return x[:, :, margin + dy:margin + dy + height, margin + dx:margin + dx + width]
-
-
-def shift(x: Tensor, margin: int, stride: int) -> Tensor:
-    """Channel c moved by `stride` pixels in direction c mod 8: (B, C, H + 2m, W + 2m) → (B, C, H, W)."""
-    shifted = torch.empty_like(window(x, margin, 0, 0))
-    for i, (dy, dx) in enumerate(DIRECTIONS):
-        shifted[:, i::8] = window(x[:, i::8], margin, stride * dy, stride * dx)
-    return shifted
-
-
-class CircularShift(nn.Module):
-    """Base of both kinds of FEM.
-
-    Attributes:
-        reach: m, how far a shift reads.
-    """
-
-    reach: int
-
-    def forward(self, x: Tensor, wrapped: bool = False) -> Tensor:
-        """An image (B, C, H, W), or, `wrapped`, a part of one with its margin (B, C, H + 2m, W + 2m), → (B, C, H, W)."""
-        return self.move(x if wrapped else wrap(x, self.reach))
-
-    def move(self, x: Tensor) -> Tensor:
-        """(B, C, H + 2m, W + 2m) → (B, C, H, W)."""
-        raise NotImplementedError
-
-
-class FEM(CircularShift):
+class FEM(nn.Module):
     """Shifts by a learnable, real stride n ≥ 0 (the paper's FEM).
 
-    For n between m and m + 1 the two integer shifts are blended with weight n − m, so that a gradient reaches n and n = 1
-    (the start) is exactly the shift by one pixel.
+    For n between k and k + 1 the two integer shifts are blended with weight n − k, so that a gradient reaches n and n = 1
+    (the start) is exactly the shift by one pixel. The stride stays on its device: nothing waits for its value.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stride = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer('directions', torch.tensor(DIRECTIONS), persistent=False)
 
     @property
     def reach(self) -> int:
-        return int(self.effective_stride()) + 1
-
-    def effective_stride(self) -> Tensor:
-        """The stride in force: kept at zero when the parameter is below, without cutting its gradient off."""
-        return self.stride + (self.stride.clamp(min=0) - self.stride).detach()
+        """m, how far a shift reads."""
+        return int(self.stride.clamp(min=0)) + 1
 
     def training_values(self) -> dict[str, Tensor]:
-        return {'stride': self.effective_stride().detach()}
+        return {'stride': self.stride.detach().clamp(min=0)}
 
-    def move(self, x: Tensor) -> Tensor:
-        stride, margin = self.effective_stride(), self.reach
-        low = margin - 1
-        shifted = shift(x, margin, low)
-        if not torch.is_grad_enabled() and stride == low:
-            return shifted
-        return shifted + (stride - low) * (shift(x, margin, margin) - shifted)
+    def forward(self, x: Tensor, margin: int = 0) -> Tensor:
+        """Shifted features: (B, C, H, W) → the same shape.
+
+        An image wraps around. A part of one comes with its margin: (B, C, H + 2m, W + 2m) → (B, C, H, W).
+        """
+        stride = self.stride + (self.stride.clamp(min=0) - self.stride).detach()  # zero when below, its gradient not cut off
+        low = stride.detach().floor()
+        shifted = self.shift(x, margin, low.long())
+        return shifted + (stride - low) * (self.shift(x, margin, low.long() + 1) - shifted)
+
+    def shift(self, x: Tensor, margin: int, pixels: Tensor) -> Tensor:
+        """Channel c moved by so many pixels in direction c mod 8: (B, C, H + 2m, W + 2m) → (B, C, H, W)."""
+        channels = x.shape[1]
+        directions = self.directions.repeat(-(-channels // 8), 1)[:channels]         # (C, 2)
+        for dim, direction in ((2, directions[:, :1]), (3, directions[:, 1:])):
+            position = torch.arange(margin, x.shape[dim] - margin, device=x.device) + pixels * direction   # (C, H or W)
+            index = (position % x.shape[dim]).unsqueeze(4 - dim).unsqueeze(0)
+            shape = [*x.shape[:dim], position.shape[1], *x.shape[dim + 1:]]
+            x = x.gather(dim, index.expand(shape))
+        return x
 
 
-class AuthorsFEM(CircularShift):
+class AuthorsFEM(nn.Module):
     """FEM as the authors' program runs it: fixed 3×3 depthwise kernels, dilated by an integer stride, wrapped.
 
     Their stride is stored but truncated to an integer, so it never learns: here it is a buffer. Their kernels give channels
     4 to 7 (mod 8) a cardinal shift on top of the diagonal one, summed. Both travel in their checkpoints.
+
+    Args:
+        channels: C.
     """
 
     def __init__(self, channels: int):
@@ -99,22 +73,28 @@ class AuthorsFEM(CircularShift):
 
     @property
     def reach(self) -> int:
+        """m, how far a shift reads."""
         return abs(int(self.stride))
 
-    def move(self, x: Tensor) -> Tensor:
-        stride, margin = int(self.stride), self.reach
-        out = torch.zeros_like(window(x, margin, 0, 0))
+    def forward(self, x: Tensor, margin: int = 0) -> Tensor:
+        """As `FEM.forward`."""
+        stride = self.stride.long()
+        lines = [torch.arange(margin, side - margin, device=x.device) for side in x.shape[2:]]
+        out = None
         for a in range(3):
+            rows = x.index_select(2, (lines[0] + (a - 1) * stride) % x.shape[2])
             for b in range(3):
                 tap = self.kernels[:, :, a, b].unsqueeze(-1)                         # (C, 1, 1)
-                out += tap * window(x, margin, (a - 1) * stride, (b - 1) * stride)
+                moved = tap * rows.index_select(3, (lines[1] + (b - 1) * stride) % x.shape[3])
+                out = moved if out is None else out + moved
         return out
 
 
-class NoFEM(CircularShift):
+class NoFEM(nn.Module):
     """Stands in for FEM in the ablation without it: moves nothing."""
 
     reach = 0
 
-    def move(self, x: Tensor) -> Tensor:
-        return x
+    def forward(self, x: Tensor, margin: int = 0) -> Tensor:
+        """As `FEM.forward`."""
+        return x[:, :, margin:x.shape[2] - margin, margin:x.shape[3] - margin]

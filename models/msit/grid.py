@@ -13,8 +13,10 @@ Where an LR pixel has a single query, u would cost more than that query's own pr
 Shapes: B batch, C base_dim, r window radius, K = 2r + 1, h heads of d = C/h channels, M width of the first layer; in a block
 P = I·J LR pixels (I rows, J columns) with S = m·n queries each.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -24,9 +26,12 @@ from torch import Tensor
 
 from common.coords import bilinear_taps, nearest_window, pixel_offsets
 from models.layers import MLP
+from models.memory import peak_bytes
 from models.msit.mssa import LocalAttention, Maps
 
-CPU_U, CPU_HIDDEN = 5 * 2 ** 18, 2 ** 20  # numbers of u of one head, and of a hidden layer: what a CPU's caches hold
+CPU_U, CPU_HIDDEN = 5 * 2 ** 18, 2 ** 20  # numbers of u of one head, and of a hidden layer: sized to fit a CPU's caches
+CPU_AMPLE = 2 ** 26  # bytes that no block of that size takes
+SAMPLE = 256  # queries on which a block is measured, of one LR pixel at least
 LONGEST = 64  # output lines of an LR line that are decoded together: bounds the queries of an LR pixel at any factor
 
 
@@ -42,41 +47,41 @@ class Lines(NamedTuple):
     bias: Tensor
 
     def part(self, start: int, stop: int) -> 'Lines':
-        return Lines(*(tensor[start:stop] for tensor in self))
+        return Lines(self.lr[start:stop], self.out[start:stop], self.taps[start:stop], self.bias[start:stop])
 
 
-def decode_grid(mssa: LocalAttention, imnet: MLP, maps: Maps, rows: Tensor, columns: Tensor, shared: Tensor | None,
+def decode_grid(mssa: LocalAttention, imnet: MLP, maps: Maps, rows: Tensor, columns: Tensor, common: Tensor | None,
                 memory: int) -> Tensor:
-    """MSSA and the decoder at the crossings of rows and columns.
+    """MSSA and the decoder where rows and columns cross.
 
     Args:
         rows, columns: coordinates y and x, (h,) and (w,) float64, increasing.
-        shared: (B, S) inputs of the decoder that all queries of an image share, or None.
+        common: (B, S) inputs of the decoder that all queries of an image have in common, or None.
         memory: bytes to stay within, the result aside.
     Returns: (B, h, w, 3).
     """
-    decoder = GridDecoder(mssa, imnet, maps, shared)
+    decoder = GridDecoder(mssa, imnet, maps, common)
     by_row, by_column = decoder.group_lines(rows, columns)
-    batch = len(maps.values) // ((maps.region.bottom - maps.region.top + 2 * mssa.padding)
-                                 * (maps.region.right - maps.region.left + 2 * mssa.padding))
-    out = rows.new_empty(batch, len(rows), len(columns), 3, dtype=torch.promote_types(maps.values.dtype, torch.float32))
+    region, padding = maps.region, mssa.padding
+    batch = len(maps.values) // ((region.bottom - region.top + 2 * padding) * (region.right - region.left + 2 * padding))
+    out = rows.new_empty(batch, len(rows), len(columns), 3, dtype=decoder.exact)
     blocks = []
     for ys in by_row:
         for xs in by_column:
-            pixels = decoder.block_pixels(ys.out.shape[1] * xs.out.shape[1], memory)
-            j = -(-len(xs.lr) // -(-len(xs.lr) // pixels))  # blocks of a row of LR pixels are equally long
+            pixels = decoder.block_pixels(ys, xs, memory)
+            j = -(-len(xs.lr) // -(-len(xs.lr) // pixels))  # blocks of a line of LR pixels are equally long
             i = max(1, pixels // j)
-            blocks += [(image, ys.part(y, y + i), xs.part(x, x + j)) for y in range(0, len(ys.lr), i)
-                       for x in range(0, len(xs.lr), j) for image in range(batch)]
+            for image, y, x in product(range(batch), range(0, len(ys.lr), i), range(0, len(xs.lr), j)):
+                blocks.append((image, ys.part(y, y + i), xs.part(x, x + j)))
 
     def decode(image: int, ys: Lines, xs: Lines) -> None:
-        out[image, ys.out.view(-1, 1), xs.out.flatten()] = decoder(image, ys, xs).to(out)        # (I·m, J·n, 3)
+        out[image, ys.out.view(-1, 1), xs.out.flatten()] = decoder(image, ys, xs).to(out)            # (I·m, J·n, 3)
 
-    for_each(decode, blocks, in_threads=decoder.on_cpu)
+    _for_each(decode, blocks, in_threads=decoder.on_cpu)
     return out
 
 
-def for_each(function: Callable[..., None], arguments: list[tuple], in_threads: bool) -> None:
+def _for_each(function: Callable[..., None], arguments: list[tuple], in_threads: bool) -> None:
     """Calls the function for each tuple of arguments.
 
     In threads each call computes on one core, which wastes less than dividing its small products among the cores. Recording
@@ -85,13 +90,13 @@ def for_each(function: Callable[..., None], arguments: list[tuple], in_threads: 
     """
     threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
     if not in_threads or threads == 1 or torch.is_grad_enabled() or torch.is_autocast_enabled('cpu'):
-        for each in arguments:
-            function(*each)
+        for values in arguments:
+            function(*values)
         return
 
-    def alone(each: tuple) -> None:
+    def alone(values: tuple) -> None:
         with torch.inference_mode(inference), torch.no_grad():
-            function(*each)
+            function(*values)
 
     torch.set_num_threads(1)
     try:
@@ -103,52 +108,53 @@ def for_each(function: Callable[..., None], arguments: list[tuple], in_threads: 
 
 
 class GridDecoder:
-    """Decodes blocks of LR pixels with equally many queries each; holds what all blocks share.
+    """Decodes blocks of LR pixels with equally many queries each; holds what all blocks need.
 
     Heads are taken one by one on CPUs, where u of a single one stays in the caches, else all at once: G at a time.
     """
 
-    def __init__(self, mssa: LocalAttention, imnet: MLP, maps: Maps, shared: Tensor | None):
+    def __init__(self, mssa: LocalAttention, imnet: MLP, maps: Maps, common: Tensor | None):
         self.mssa, self.imnet, self.maps = mssa, imnet, maps
         self.channels = maps.values.shape[1]
         self.keys = (2 * mssa.radius + 1) ** 2                                       # K²
         self.exact = torch.promote_types(maps.values.dtype, torch.float32)  # of logits
         self.on_cpu = maps.values.device.type == 'cpu'
-        weight, offset = imnet.first_layer(self.keys * self.channels, shared)        # (M, K²·C)
+        weight, offset = imnet.first_layer(self.keys * self.channels, common)        # (M, K²·C)
         self.weight = weight.to(maps.values.dtype)  # autocast would for every block, but not with `out`
         self.offset = offset.expand(len(offset) if offset.ndim == 3 else 1, 1, -1)   # (B or 1, 1, M)
-        self.heads = torch.arange(mssa.heads).split(1 if self.on_cpu else mssa.heads)
+        size = 1 if self.on_cpu else mssa.heads                                     # G
+        self.heads = list(map(slice, range(0, mssa.heads, size), range(size, mssa.heads + size, size)))
         self.weight_by_head = rearrange(self.weight, 'm (k h d) -> h k d m', k=self.keys, h=mssa.heads).contiguous()
         self.values_by_head = rearrange(maps.values, 'row (h d) -> h row d', h=mssa.heads).contiguous()
 
-    def block_pixels(self, queries: int, memory: int) -> int:
-        """P for LR pixels with S queries each."""
-        logits, hidden = len(self.heads[0]) * self.keys, len(self.weight)
-        floats = (self.keys + 16) * self.channels + 20 * queries                     # keys, 9 query pixels, taps; some more
-        if queries == 1:
-            floats += 3 * self.keys * self.channels + 2 * self.keys * self.mssa.heads
-        else:
-            first_layer = logits * (hidden + self.channels // self.mssa.heads) + 2 * queries * (logits + hidden)
-            floats += max(first_layer, 3 * queries * hidden)
-        pixels = memory // (4 * floats)
+    def block_pixels(self, ys: Lines, xs: Lines, memory: int) -> int:
+        """P for LR pixels with m·n queries each: on CPUs what their caches hold; what fits into the memory, by measuring a
+        few pixels where it may be short of that."""
+        queries, hidden, threads = ys.out.shape[1] * xs.out.shape[1], len(self.weight), 1
+        cached = len(ys.lr) * len(xs.lr)
         if self.on_cpu:
-            pixels = min(pixels, CPU_U // (self.keys * hidden), CPU_HIDDEN // (queries * hidden))
-        return max(1, pixels)
+            threads = torch.get_num_threads()
+            cached = max(1, min(CPU_U // (self.keys * hidden), CPU_HIDDEN // (queries * hidden)))
+            if memory >= threads * CPU_AMPLE:
+                return cached
+        sample = xs.part(0, max(1, SAMPLE // queries))
+        held = peak_bytes(self, 0, ys.part(0, 1), sample) / len(sample.lr)
+        return max(1, min(cached, int(memory / threads / held)))
 
     def group_lines(self, rows: Tensor, columns: Tensor) -> tuple[list[Lines], list[Lines]]:
         """Output rows and columns by how many of them each LR row and column has."""
         region, radius = self.maps.region, self.mssa.padding
-        index_y, delta_y = nearest_window(rows, region.height, radius)               # (h,), (h, 2·padding + 1)
-        index_x, delta_x = nearest_window(columns, region.width, radius)
+        index_y, delta_y = nearest_window(rows, region.image_height, radius)               # (h,), (h, 2·padding + 1)
+        index_x, delta_x = nearest_window(columns, region.image_width, radius)
         window = slice(radius - self.mssa.radius, radius + self.mssa.radius + 1)
-        bias_y, bias_x = self.mssa.position_bias.axes(delta_y[:, window], delta_x[:, window])        # (h, K, heads)
+        bias_y, bias_x = self.mssa.position_bias(delta_y[:, window], delta_x[:, window])        # (h, K, heads)
         size = bias_y.shape[1]
         bias_y = bias_y.transpose(1, 2).unsqueeze(3).expand(-1, -1, -1, size).flatten(2)             # (h, heads, K²)
         bias_x = bias_x.transpose(1, 2).unsqueeze(2).expand(-1, -1, size, -1).flatten(2)
         near = slice(radius - 1, radius + 2)
         scale = (self.channels // self.mssa.heads) ** -0.5  # of the logits
-        return (group(index_y, bilinear_taps(delta_y[:, near]) * scale, bias_y),
-                group(index_x, bilinear_taps(delta_x[:, near]), bias_x))
+        return (group_by_count(index_y, bilinear_taps(delta_y[:, near]) * scale, bias_y),
+                group_by_count(index_x, bilinear_taps(delta_x[:, near]), bias_x))
 
     def __call__(self, image: int, ys: Lines, xs: Lines) -> Tensor:
         """RGB without the skip of the queries of I×J LR pixels: (I·m, J·n, 3)."""
@@ -157,51 +163,52 @@ class GridDecoder:
         keys = F.embedding(rows, self.maps.keys)                                     # (P, K², C)
         taps = ys.taps[:, None, :, None, :, None] * xs.taps[None, :, None, :, None]  # (I, J, m, n, 3, 3)
         taps = taps.flatten(4).flatten(2, 3).flatten(0, 1)                           # (P, S, 9)
-        attentions = (self.attend(heads, queries, keys, taps, ys, xs) for heads in self.heads)
-        offset = self.offset[image % len(self.offset)]                             # (1, M)
+        attention = partial(self.attend, queries=queries, keys=keys, taps=taps, ys=ys, xs=xs)        # of a group of heads
+        offset = self.offset[image % len(self.offset)]                               # (1, M)
         if taps.shape[1] == 1:
-            x = self.own_product(rows, torch.cat(list(attentions), 1)) + offset
+            x = self.single_product(rows, torch.cat(list(map(attention, self.heads)), 1)) + offset
         else:
-            x = self.shared_product(rows, attentions, offset.repeat(*taps.shape[:2], 1))             # (P, S, M)
+            x = self.joint_product(rows, attention, offset.repeat(*taps.shape[:2], 1))               # (P, S, M)
         return rearrange(self.imnet.layers[1:](x), '(i j) (m n) c -> (i m) (j n) c', i=len(ys.lr), m=ys.out.shape[1])
 
     def rows(self, image: int, ys: Lines, xs: Lines, radius: int) -> Tensor:
         """Rows of the maps around the LR pixels: (P, (2·radius + 1)²)."""
         window = pixel_offsets(radius, ys.lr.device)
         y, x = ys.lr.view(-1, 1, 1) + window[:, 0], xs.lr.view(1, -1, 1) + window[:, 1]              # (I, 1, K²), (1, J, K²)
-        return self.mssa.row_index(self.maps.region, image, y, x).flatten(0, 1)
+        return self.mssa.pixel_index(self.maps.region, image, y, x).flatten(0, 1)
 
-    def attend(self, heads: Tensor, queries: Tensor, keys: Tensor, taps: Tensor, ys: Lines, xs: Lines) -> Tensor:
+    def attend(self, heads: slice, queries: Tensor, keys: Tensor, taps: Tensor, ys: Lines, xs: Lines) -> Tensor:
         """Attention of G heads: (P, 9, C), (P, K², C), (P, S, 9) → (P, G, S, K²)."""
-        part = slice(int(heads[0]), int(heads[-1]) + 1)
-        near, keys = (x.unflatten(2, (self.mssa.heads, -1))[:, :, part].to(self.exact) for x in (queries, keys))
+        near = queries.unflatten(2, (self.mssa.heads, -1))[:, :, heads].to(self.exact)               # (P, 9, G, d)
+        keys = keys.unflatten(2, (self.mssa.heads, -1))[:, :, heads].to(self.exact)                  # (P, K², G, d)
         with torch.autocast(keys.device.type, enabled=False):  # frequencies up to 1023: half precision would not do
             gram = near.transpose(1, 2) @ keys.permute(0, 2, 3, 1)                   # (P, G, 9, d) · (P, G, d, K²)
-            bias_y, bias_x = (lines.bias[:, :, part].transpose(1, 2) for lines in (ys, xs))          # (I, G, m, K²)
+            bias_y, bias_x = ys.bias[:, :, heads].transpose(1, 2), xs.bias[:, :, heads].transpose(1, 2)    # (I, G, m, K²)
             bias = bias_y[:, None, :, :, None] + bias_x[None, :, :, None]            # (I, J, G, m, n, K²)
             bias = bias.flatten(3, 4).flatten(0, 2)                                  # (P·G, S, K²)
-            taps = taps.unsqueeze(1).expand(-1, len(heads), -1, -1).flatten(0, 1)    # (P·G, S, 9)
+            groups = gram.shape[1]                                                   # G
+            taps = taps.unsqueeze(1).expand(-1, groups, -1, -1).flatten(0, 1)        # (P·G, S, 9)
             logits = torch.baddbmm(bias, taps, gram.flatten(0, 1))
             attention = short_softmax(logits) if self.on_cpu else logits.softmax(2)
-        return attention.unflatten(0, (-1, len(heads)))
+        return attention.unflatten(0, (-1, groups))
 
-    def shared_product(self, rows: Tensor, attentions: Iterator[Tensor], out: Tensor) -> Tensor:
-        """W1 · weighted values through u: (P, K²), (P, G, S, K²) of each group of heads, offset (P, S, M) → (P, S, M).
+    def joint_product(self, rows: Tensor, attention_of: Callable[[slice], Tensor], out: Tensor) -> Tensor:
+        """W1 · weighted values through u: (P, K²), offset (P, S, M) → (P, S, M).
 
-        Adds to `out` in place: fresh memory is slow on CPUs.
+        `attention_of` a group of heads is (P, G, S, K²). Adds to `out`
+        in place: fresh memory is slow on CPUs.
         """
         u = None
-        for heads, attention in zip(self.heads, attentions):
-            part = slice(int(heads[0]), int(heads[-1]) + 1)
-            values = self.values_by_head[part].index_select(1, rows.T.flatten())     # (G, K²·P, d)
+        for heads in self.heads:
+            values = self.values_by_head[heads].index_select(1, rows.T.flatten())     # (G, K²·P, d)
             values = values.unflatten(1, (-1, len(rows))).flatten(0, 1)              # (G·K², P, d)
             buffer = u if self.on_cpu else None  # in place, too
-            u = torch.bmm(values, self.weight_by_head[part].flatten(0, 1), out=buffer)               # (G·K², P, M)
-            attention = attention.transpose(1, 2).flatten(2).to(u.dtype)             # (P, S, G·K²)
+            u = torch.bmm(values, self.weight_by_head[heads].flatten(0, 1), out=buffer)               # (G·K², P, M)
+            attention = attention_of(heads).transpose(1, 2).flatten(2).to(u.dtype)   # (P, S, G·K²)
             out = out.to(u.dtype).baddbmm_(attention, u.transpose(0, 1))
         return out
 
-    def own_product(self, rows: Tensor, attention: Tensor) -> Tensor:
+    def single_product(self, rows: Tensor, attention: Tensor) -> Tensor:
         """W1 · weighted values of one query per pixel: (P, K²), (P, h, 1, K²) → (P, 1, M)."""
         values = F.embedding(rows, self.maps.values).unflatten(2, (self.mssa.heads, -1))             # (P, K², h, d)
         weights = attention.permute(0, 3, 1, 2).to(values.dtype)                     # (P, K², h, 1)
@@ -217,7 +224,7 @@ def short_softmax(logits: Tensor) -> Tensor:
     return weights.div_(weights.sum(-1, keepdim=True))
 
 
-def group(index: Tensor, taps: Tensor, bias: Tensor) -> list[Lines]:
+def group_by_count(index: Tensor, taps: Tensor, bias: Tensor) -> list[Lines]:
     """Output lines (N, …), whose nearest LR lines `index` (N,) do not decrease, by how many share an LR line.
 
     An LR line with more than LONGEST of them appears several times.

@@ -26,5 +26,7 @@ class MSC(nn.Module):
         self.convs = nn.ModuleList(make_conv(width, width, 2 * i + 1, reparam, reparam_init) for i in range(1, convs + 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        groups = x.chunk(len(self.convs), 1)                                         # t × (B, C/t, H, W)
-        return torch.cat([conv(group) for conv, group in zip(self.convs, groups)], 1)
+        groups = list(x.chunk(len(self.convs), 1))                                   # t × (B, C/t, H, W)
+        for i, conv in enumerate(self.convs):
+            groups[i] = conv(groups[i])
+        return torch.cat(groups, 1)

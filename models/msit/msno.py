@@ -4,7 +4,7 @@ Shapes: B batch, C base_dim, H×W the LR grid.
 """
 from torch import Tensor, nn
 
-from models.msit.fem import FEM, AuthorsFEM, NoFEM, window
+from models.msit.fem import FEM, AuthorsFEM, NoFEM
 from models.msit.msc import MSC
 from models.msit.rim import init_fan_out, largest_radius
 from models.msit.sim import SIM, ConvMixing
@@ -47,6 +47,7 @@ class MSNO(nn.Module):
         With a margin m (FEM's `reach`) x is (B, C, H + 2m, W + 2m), a part of the image with the pixels around it that the
         shifts read, which continue on the image's other side where it ends.
         """
-        v = self.modulation(window(x, margin, 0, 0))                                 # (B, C, H, W), as all below
-        s = self.msc(self.fem(self.embed(x), wrapped=margin > 0))
+        inner = x[:, :, margin:x.shape[2] - margin, margin:x.shape[3] - margin]
+        v = self.modulation(inner)                                                   # (B, C, H, W), as all below
+        s = self.msc(self.fem(self.embed(x), margin))
         return self.proj(self.sim(s, v))

@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.coords import nearest_window, pixel_offsets
-from common.registry import MODELS
+from common.coords import Region, nearest_window, pixel_offsets
 from models.layers import MLP
 from models.msit import fused
 from models.msit.msc import MSC
 from models.msit.rim import init_fan_out, largest_radius, make_conv
 from models.msit.sim import ScaleMixing
-from models.regions import Region
+from models.registries import BIASES
 
 
 class MultiScaleQuery(nn.Module):
@@ -49,7 +48,7 @@ def make_bias(spec: dict, channels: int, heads: int) -> nn.Module:
     """The positional bias of a `pb_spec`, for C channels in h heads."""
     if heads < 1 or channels % heads:
         raise ValueError(f'{channels} channels cannot be split evenly among {heads} heads')
-    return MODELS.make(spec, 'pb_spec', heads=heads)
+    return BIASES.make(spec, 'pb_spec', heads=heads)
 
 
 class LocalAttention(nn.Module):
@@ -86,73 +85,70 @@ class LocalAttention(nn.Module):
 
     def maps(self, z: Tensor, region: Region | None = None) -> Maps:
         """Z'' (B, C, H, W) of a region, or of the whole image, → the maps that queries read."""
-        query = self.query_map(z)
-        queries = self.rows(query)
-        keys = queries if self.key_map is None else self.rows(self.key_map(z))
-        return Maps(queries, keys, self.rows(self.value_map(z)), region or Region.whole(*z.shape[2:]))
+        queries = self.by_pixel(self.query_map(z))
+        keys = queries if self.key_map is None else self.by_pixel(self.key_map(z))
+        return Maps(queries, keys, self.by_pixel(self.value_map(z)), region or Region.whole(*z.shape[2:]))
 
-    def rows(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B·(H + 2p)·(W + 2p), C): zero-padded, one row per pixel."""
-        return rearrange(F.pad(x, (self.padding,) * 4), 'b c h w -> (b h w) c').contiguous()  # for fast gathers
+    def by_pixel(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B·(H + 2p)·(W + 2p), C): zero-padded, contiguous for fast gathers."""
+        return rearrange(F.pad(x, (self.padding,) * 4), 'b c h w -> (b h w) c').contiguous()
 
-    def row_index(self, region: Region, image: Tensor | int, y: Tensor, x: Tensor) -> Tensor:
-        """Rows of the maps that hold the pixels (y, x) of an image of the batch: int64, broadcast."""
-        height, width = (region.bottom - region.top + 2 * self.padding, region.right - region.left + 2 * self.padding)
+    def pixel_index(self, region: Region, image: Tensor | int, y: Tensor, x: Tensor) -> Tensor:
+        """Where the maps hold the pixels (y, x) of an image of the batch: int64, broadcast."""
+        height, width = region.bottom - region.top + 2 * self.padding, region.right - region.left + 2 * self.padding
         return (image * height + y - region.top + self.padding) * width + x - region.left + self.padding
 
     def forward(self, maps: Maps, coord: Tensor) -> Tensor:
         """Weighted value vectors at the queries: maps, (B, Q, 2) → (B, Q, K²·C), in the order (key, head, channel)."""
-        rows, attention = self.attend(maps, coord)
-        values = F.embedding(rows, maps.values).unflatten(3, (self.heads, -1))       # (B, Q, K², h, d)
-        return (attention.unsqueeze(-1) * values).flatten(2)
+        index, attention = self.attend(maps, coord)
+        values = F.embedding(index, maps.values).unflatten(3, (self.heads, -1))      # (B, Q, K², h, d)
+        return (attention.unsqueeze(-1) * values).flatten(2).to(values.dtype)
 
-    def decode(self, imnet: MLP, maps: Maps, coord: Tensor, shared: Tensor | None) -> Tensor:
+    def decode(self, imnet: MLP, maps: Maps, coord: Tensor, common: Tensor | None) -> Tensor:
         """What a decoder makes of the weighted value vectors at the queries: maps, (B, Q, 2) → (B, Q, 3).
 
         Args:
-            shared: (B, S) further inputs of the decoder that all queries of an image share, or None.
+            common: (B, S) further inputs of the decoder that all queries of an image have in common, or None.
         """
-        if not (self.fused and fused.available(maps.values)):
-            return imnet(self(maps, coord), shared)
-        rows, attention = self.attend(maps, coord)                                   # (B, Q, K²), (B, Q, K², h)
-        weight, offset = imnet.first_layer(attention.shape[2] * maps.values.shape[1], shared)
-        hidden = fused.weighted_first_layer(attention, maps.values, rows, weight)    # (B, Q, M)
+        weight, offset = imnet.first_layer((2 * self.radius + 1) ** 2 * maps.values.shape[1], common)
+        if self.fused and fused.available(maps.values):
+            index, attention = self.attend(maps, coord)                              # (B, Q, K²), (B, Q, K², h)
+            hidden = fused.weighted_first_layer(attention, maps.values, index, weight)               # (B, Q, M)
+        else:
+            hidden = F.linear(self(maps, coord), weight)
         return imnet.layers[1:](hidden + offset)
 
     def attend(self, maps: Maps, coord: Tensor) -> tuple[Tensor, Tensor]:
-        """What each query attends to: maps, (B, Q, 2) → rows of the maps (B, Q, K²) and weights (B, Q, K², h)."""
+        """What each query attends to: maps, (B, Q, 2) → index of the pixels (B, Q, K²) and weights (B, Q, K², h)."""
         region = maps.region
-        index_y, delta_y = nearest_window(coord[..., 0], region.height, self.radius)  # (B, Q), (B, Q, K)
-        index_x, delta_x = nearest_window(coord[..., 1], region.width, self.radius)
-        bias = self.position_bias(delta_y, delta_x).flatten(2, 3)                    # (B, Q, K², h)
+        centre_y, delta_y = nearest_window(coord[..., 0], region.image_height, self.radius)          # (B, Q), (B, Q, K)
+        centre_x, delta_x = nearest_window(coord[..., 1], region.image_width, self.radius)
+        bias_y, bias_x = self.position_bias(delta_y, delta_x)                        # (B, Q, K, h)
+        bias = (bias_y.unsqueeze(3) + bias_x.unsqueeze(2)).flatten(2, 3)             # (B, Q, K², h), y before x
 
         window = pixel_offsets(self.radius, coord.device)                            # (K², 2)
         image = torch.arange(len(coord), device=coord.device).view(-1, 1, 1)
-        rows = self.row_index(region, image, index_y.unsqueeze(2) + window[:, 0], index_x.unsqueeze(2) + window[:, 1])
+        index = self.pixel_index(region, image, centre_y.unsqueeze(2) + window[:, 0], centre_x.unsqueeze(2) + window[:, 1])
         if self.fused and fused.available(maps.keys):
-            products = fused.query_key_products(self.sample_queries(maps, coord), maps.keys, rows, self.heads)
+            products = fused.query_key_products(self.sample_queries(maps, coord), maps.keys, index, self.heads)
         else:
-            keys = F.embedding(rows, maps.keys).unflatten(3, (self.heads, -1))       # (B, Q, K², h, d)
+            keys = F.embedding(index, maps.keys).unflatten(3, (self.heads, -1))      # (B, Q, K², h, d)
             query = self.sample_queries(maps, coord).unflatten(2, (self.heads, -1))  # (B, Q, h, d)
             products = (query.unsqueeze(2) * keys).sum(-1)                           # (B, Q, K², h)
         logits = products / (maps.keys.shape[1] // self.heads) ** 0.5 + bias
-        return rows, logits.softmax(2)
+        return index, logits.softmax(2)
 
     def sample_queries(self, maps: Maps, coord: Tensor) -> Tensor:
         """Bilinear samples of the query map, zeros beyond the border: (B, Q, 2) → (B, Q, C)."""
-        size = coord.new_tensor([maps.region.height, maps.region.width])
-        pixel = ((coord + 1) * size - 1) / 2                                         # (B, Q, 2), real
-        low = pixel.floor()
-        high_weight = (pixel - low).to(maps.queries.dtype)                           # of the next pixel, for each axis
-        (y, x), (weight_y, weight_x) = low.long().unbind(-1), high_weight.unsqueeze(-2).unbind(-1)   # (B, Q), (B, Q, 1)
-        left, right = (self.sample_column(maps, y, x + i, weight_y) for i in (0, 1))
-        return left + weight_x * (right - left)
-
-    def sample_column(self, maps: Maps, y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """Linear samples of the query map between the pixels (y, x) and (y + 1, x): (B, Q) each, (B, Q, 1) → (B, Q, C)."""
-        image = torch.arange(len(y), device=y.device).view(-1, 1)
-        low, high = (F.embedding(self.row_index(maps.region, image, y + i, x), maps.queries) for i in (0, 1))
-        return low + weight * (high - low)
+        y = ((coord[..., :1] + 1) * maps.region.image_height - 1) / 2                # (B, Q, 1), in pixels
+        x = ((coord[..., 1:] + 1) * maps.region.image_width - 1) / 2
+        corner = torch.arange(4, device=coord.device)                                # of the four pixels around (y, x)
+        corner_y, corner_x = y.floor() + corner // 2, x.floor() + corner % 2         # (B, Q, 4)
+        weight = (1 - (y - corner_y).abs()) * (1 - (x - corner_x).abs())             # (B, Q, 4)
+        image = torch.arange(len(coord), device=coord.device).view(-1, 1, 1)
+        index = self.pixel_index(maps.region, image, corner_y.long(), corner_x.long())
+        values = F.embedding(index, maps.queries)                                    # (B, Q, 4, C)
+        return (weight.to(values.dtype).unsqueeze(-1) * values).sum(2)
 
 
 class MSSA(LocalAttention):

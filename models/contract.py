@@ -1,0 +1,224 @@
+"""The two contracts that models keep: an `Encoder` turns an LR image into features, an `SRModel` into an HR image.
+
+Shapes: B batch, H×W the LR grid, h×w the output grid, Q queries.
+
+A model implements `encode(lr) → latent` and `query(latent, coord, cell) → rgb`, both in normalised units, with no hidden
+state between the two. Upscaling within a memory budget is `models/upscale.py`; coordinates are those of `common/coords.py`.
+"""
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.coords import Region
+from models import upscale
+from utils import UserError
+
+DEFAULT_NORM = {'inp': {'sub': [0.5], 'div': [0.5]}, 'gt': {'sub': [0.5], 'div': [0.5]}}
+
+
+class Encoder(nn.Module):
+    """Base of the encoders: an LR image → features at its resolution.
+
+    Attributes:
+        out_channels: channels of `features`.
+        reach: how far a feature sees, in LR pixels; None: everywhere, so an image is always encoded as a whole.
+        multiple: the sides of what `features` is given are multiples of this number; the image is mirrored up to it.
+        scale: 1; with an upsampling tail its factor, and `features` are RGB (B, 3, scale·H, scale·W).
+    """
+
+    out_channels: int
+    reach: int | None = None
+    multiple: int = 1
+    scale: int = 1
+
+    def features(self, x: Tensor) -> Tensor:
+        """Normalised LR (B, 3, H, W) → (B, out_channels, scale·H, scale·W)."""
+        raise NotImplementedError
+
+    def deepened_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+        """The tensors of a shallower encoder of this kind, with identity blocks added (Net2Net, arXiv 1511.05641).
+
+        Returns: what this encoder loads to compute what the shallower one did, and the number of blocks added.
+        Raises: UserError when encoders of this kind cannot be deepened, or when `state` has more blocks than this one.
+        """
+        raise UserError(f'encoders of kind {type(self).__name__} cannot be deepened')
+
+    def forward(self, lr: Tensor, region: Region | None = None, halo: int | None = None) -> Tensor:
+        """Features of the whole LR image (B, 3, H, W), or of a region of it: (B, out_channels, scale·h, scale·w).
+
+        Args:
+            halo: LR pixels around the region that are looked at, at most `reach`, which is exact and the default.
+        """
+        if region is None or self.reach is None:
+            x = self.features(lr if self.multiple == 1 else mirror(lr, self.multiple))
+            region = Region.whole(*lr.shape[2:]) if region is None and self.multiple > 1 else region
+            top = left = 0
+        else:
+            outer = region.grow(self.reach if halo is None else min(halo, self.reach), self.multiple)
+            x = self.features(mirror(outer.of(lr), self.multiple))
+            top, left = outer.top, outer.left
+        if region is None:
+            return x
+        top, left = self.scale * (region.top - top), self.scale * (region.left - left)
+        return x[:, :, top:top + self.scale * region.height, left:left + self.scale * region.width]
+
+
+class SRModel(nn.Module):
+    """Base of all models: RGB in [0, 1] → normalise → encode → query → denormalise.
+
+    Attributes:
+        fixed_scale: the only factor the model can upscale by, or None for any.
+        reach: how far an output pixel sees around its nearest LR pixel, in LR pixels; None: over the whole image, which is
+            then always encoded as a whole.
+        whole_grid: whether `upscale` must ask for its whole grid at once.
+        has_windows: whether a window can be rendered alone; not where the queries of a grid depend on each other.
+        may_idle: whether there are scales at which some parameters take no part.
+        reimplementation: for a method without a public program, what this one is made from; tables say so. None for others.
+    """
+
+    fixed_scale: int | None = None
+    reach: int | None = None
+    whole_grid: bool = False
+    has_windows: bool = True
+    may_idle: bool = False
+    reimplementation: str | None = None
+
+    inp_sub: Tensor
+    inp_div: Tensor
+    gt_sub: Tensor
+    gt_div: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ('inp_sub', 'inp_div', 'gt_sub', 'gt_div'):  # travel in the checkpoint as `data_norm`
+            self.register_buffer(name, torch.tensor([0.5]), persistent=False)
+
+    # what a model implements
+
+    def encode(self, lr: Tensor, region: Region | None = None, halo: int | None = None) -> Any:
+        """Everything that does not depend on the queries: the whole LR image (B, 3, H, W), normalised → latent.
+
+        Args:
+            region: the latent is for queries whose nearest LR pixel lies in it; None: all of the image.
+            halo: LR pixels around the region that the encoder looks at, instead of all that it can see; not exact.
+        """
+        raise NotImplementedError
+
+    def query(self, latent: Any, coord: Tensor, cell: Tensor) -> Tensor:
+        """Normalised RGB at the queries, in coordinates of the whole image: latent, (B, Q, 2), (B, 2) → (B, Q, 3)."""
+        raise NotImplementedError
+
+    def query_grid(self, latent: Any, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
+        """Normalised RGB where rows and columns cross; by `query`, in chunks, unless a model knows better.
+
+        Args:
+            rows, columns: (h,) and (w,) float64, coordinates y and x.
+            cell: (B, 2).
+            memory: bytes to stay within, the result aside.
+        Returns: (B, h, w, 3).
+        """
+        return upscale.query_in_chunks(self, latent, rows, columns, cell, memory)
+
+    # what the engine asks of any model
+
+    def fold(self) -> 'SRModel':
+        """Replaces, in place, every layer that has a cheaper equal for inference (`folded`); returns the model."""
+        for parent in list(self.modules()):
+            for name, child in parent.named_children():
+                if hasattr(child, 'folded'):
+                    setattr(parent, name, child.folded())
+        return self
+
+    def training_values(self) -> dict[str, Tensor]:
+        """Learnt scalars worth a curve, by name: those that a module returns from `training_values`."""
+        found = [(path, module.training_values()) for path, module in self.named_modules()
+                 if path and hasattr(module, 'training_values')]
+        return {f'{path}.{name}': value for path, values in found for name, value in values.items()}
+
+    def fresh_tensors(self, state: dict[str, Tensor]) -> list[str]:
+        """Names of the tensors that start afresh when training starts from an earlier stage's `state`, which lacks them."""
+        return [f'{path}.{name}' for path, module in self.named_modules() for name in getattr(module, 'stage_tensors', ())]
+
+    def use_kernels(self, on: bool, dtype: torch.dtype = torch.float32) -> 'SRModel':
+        """Lets the modules that have GPU kernels use them, as they do unasked, or not; returns the model.
+
+        Kernels are checked before their first use, which `torch.compile` must not trace: whoever compiles a model calls this
+        first, with the model on its device.
+
+        Args:
+            dtype: of the feature maps: that of the parameters, or autocast's.
+        """
+        for path, module in self.named_modules():
+            if path and hasattr(module, 'use_kernels'):
+                module.use_kernels(on, dtype)
+        return self
+
+    # what every model offers
+
+    def forward(self, lr: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
+        """RGB at scattered coordinates, for training.
+
+        Args:
+            lr: (B, 3, H, W) in [0, 1].
+            coord: (B, Q, 2), (y, x) in [−1, 1], float32 or float64 (offsets are exact only in the latter).
+            cell: (B, 2), size of an output pixel in the same units.
+        Returns: (B, Q, 3), RGB in [0, 1] where the prediction is right; not clamped.
+        """
+        return self.denormalise_rgb(self.query(self.encode(self.normalise_lr(lr)), coord, cell))
+
+    def upscale(self, image: Any, size: tuple[int, int], memory: int | None = None, halo: int | None = None,
+                progress: Callable[[float], None] | None = None) -> Tensor:
+        """An image at another size, (B, 3, h, w) in [0, 1]; see `models.upscale.upscale_image`."""
+        return upscale.upscale_image(self, image, size, memory, halo, progress)
+
+    def encode_image(self, image: Any) -> 'upscale.EncodedImage':
+        """An image encoded once, for any number of `render` calls; see `models.upscale.encode_image`."""
+        return upscale.encode_image(self, image)
+
+    def render(self, encoded: 'upscale.EncodedImage', window: tuple[float, float, float, float], size: tuple[int, int],
+               memory: int | None = None) -> Tensor:
+        """A window of an encoded image at any size, (B, 3, h, w) in [0, 1]; see `models.upscale.render_window`."""
+        return upscale.render_window(self, encoded, window, size, memory)
+
+    def normalise_lr(self, lr: Tensor) -> Tensor:
+        """LR RGB in [0, 1], (B, 3, H, W) → normalised."""
+        return (lr - self.inp_sub.view(1, -1, 1, 1)) / self.inp_div.view(1, -1, 1, 1)
+
+    def normalise_rgb(self, rgb: Tensor) -> Tensor:
+        """Target RGB in [0, 1], (…, 3) → the units in which the loss is taken."""
+        return (rgb - self.gt_sub) / self.gt_div
+
+    def denormalise_rgb(self, rgb: Tensor) -> Tensor:
+        """Inverse of `normalise_rgb`."""
+        return rgb * self.gt_div + self.gt_sub
+
+    @property
+    def data_norm(self) -> dict:
+        """The normalisation as plain values: {'inp': {'sub': […], 'div': […]}, 'gt': {…}}."""
+        return {side: {key: getattr(self, f'{side}_{key}').tolist() for key in ('sub', 'div')} for side in ('inp', 'gt')}
+
+    @data_norm.setter
+    def data_norm(self, norm: dict) -> None:
+        for side in ('inp', 'gt'):
+            for key in ('sub', 'div'):
+                values = norm.get(side, {}).get(key) if isinstance(norm, dict) and isinstance(norm.get(side), dict) else None
+                numbers = isinstance(values, list) and all(
+                    isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+                if not numbers or len(values) not in (1, 3) or (key == 'div' and 0 in values):
+                    raise UserError(f'data_norm.{side}.{key}: expected a list of 1 or 3 numbers (of div none zero), '
+                                    f'got {values!r}')
+                name = f'{side}_{key}'
+                setattr(self, name, getattr(self, name).new_tensor(values))
+
+
+def mirror(x: Tensor, multiple: int) -> Tensor:
+    """(B, C, H, W) continued at the bottom and the right by mirroring, the edge repeated, until both sides are multiples."""
+    for dim in (2, 3):
+        n = x.shape[dim]
+        if n % multiple:
+            position = torch.arange(-(-n // multiple) * multiple, device=x.device) % (2 * n)
+            x = x.index_select(dim, torch.minimum(position, 2 * n - 1 - position))
+    return x

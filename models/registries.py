@@ -1,0 +1,15 @@
+"""What models are made of, by name: one registry for each kind, and the annotations of arguments that are specs."""
+from typing import Annotated
+
+from common.registry import Registry
+
+MODELS = Registry('model')
+ENCODERS = Registry('encoder')
+MLPS = Registry('MLP')
+BIASES = Registry('positional bias')
+
+register = MODELS.register
+
+EncoderSpec = Annotated[dict, ENCODERS]
+MLPSpec = Annotated[dict, MLPS]
+BiasSpec = Annotated[dict, BIASES]

@@ -1,0 +1,337 @@
+"""Upscaling within a memory budget, from top to bottom: an image of any size, or a window of one.
+
+    upscale_image:   image → LR batch → regions that fit → for each: encode → bands of the output → RGB in place
+    encode_image and render_window:   image → latent, once;   latent → bands of any window at any size
+
+A region is encoded with the margin that its outputs depend on, so the numbers are those of the whole image, to rounding. How
+large regions may be follows from the options and from the bytes that the model's tensors were measured to take
+(`models/memory.py`), never from the memory that happens to be free: the same options give the same bits.
+
+Shapes: B batch, H×W the LR image, h×w the output.
+"""
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from common import coords
+from common.coords import Region
+from models.memory import PeakMeter, peak_bytes
+from utils import UserError
+
+if TYPE_CHECKING:
+    from models.contract import SRModel
+
+GPU_MEMORY = 2 ** 32  # bytes, unless the caller says otherwise
+DEFAULT_MEMORY = {'cpu': 3 * 2 ** 29, 'cuda': GPU_MEMORY}
+MOST_TIMES = 4          # the default memory may grow so far where regions would be narrower than their margins
+ENCODING_SHARE = 0.6    # of the memory; the queries take the rest
+SMALLEST_SIDE = 16      # of a region, and of the image on which an encoding is measured, in LR pixels
+SAMPLE_QUERIES = 256    # on which queries are measured
+AMPLE = 2 ** 15         # bytes per LR pixel: an image for which the budget has as many is encoded whole without measuring
+CPU_CHUNK = 2 ** 24     # bytes that the queries of one chunk hold at once on a CPU: sized to fit its caches
+CPU_BAND = 2 ** 25      # bytes that a band of the output takes there: more would save nothing
+BAND_COPIES = 5         # of a band of the output: while it is denormalised, clamped and put in place
+OUTSIDE = 0.5           # how far floating-point values may lie outside [0, 1]: resampling overshoots, other ranges are wrong
+
+
+class EncodedImage(NamedTuple):
+    """An image that was encoded once, for `render_window`: the model's latent, and the batch and LR size B, H, W."""
+    latent: Any
+    batch: int
+    height: int
+    width: int
+
+
+def upscale_image(model: 'SRModel', image: Any, size: tuple[int, int], memory: int | None = None, halo: int | None = None,
+                  progress: Callable[[float], None] | None = None) -> Tensor:
+    """An image at another size: (B, 3, h, w), RGB in [0, 1], clamped, of the weights' type. The model does not change.
+
+    Args:
+        image: RGB; see `lr_batch`.
+        size: (h, w), each at least the LR side.
+        memory: bytes that may be used beside the input, the weights and the result; default: 1.5 GiB on CPUs, 4 GiB on
+            GPUs. An image that does not fit is processed in regions, with the same result to rounding.
+        halo: LR pixels around a region that the encoder looks at, instead of all that it can see: faster, not exact. Plays
+            no part where the image is processed as a whole.
+        progress: called with the fraction of the output that is done, above 0 to 1.
+    Raises: UserError when the input is no such image, the model cannot make this size, or not within this memory.
+    """
+    with _inference(model):
+        lr = model.normalise_lr(lr_batch(model, image))
+        _check_request(model, lr, size, halo)
+        regions, memory = plan_regions(model, lr, memory, halo)
+        rows, columns = coords.pixel_centres(size[0], lr.device), coords.pixel_centres(size[1], lr.device)
+        cell = coords.make_cell(*size, lr.device).expand(len(lr), 2)
+        out, done = lr.new_empty(len(lr), 3, *size), 0
+        for region in regions:
+            latent = model.encode(lr, region, halo)
+            for y, x, rgb in _decode_region(model, latent, region, rows, columns, cell, memory):
+                out[:, :, y, x] = rgb
+                done += rgb.shape[2] * rgb.shape[3]
+                if progress:
+                    progress(done / (size[0] * size[1]))
+    return out
+
+
+def encode_image(model: 'SRModel', image: Any) -> EncodedImage:
+    """Everything about an image that does not depend on what is asked for, for `render_window`.
+
+    Args:
+        image: RGB; see `lr_batch`. It is encoded as a whole.
+    """
+    with _inference(model):
+        lr = model.normalise_lr(lr_batch(model, image))
+        return EncodedImage(model.encode(lr), len(lr), *lr.shape[2:])
+
+
+def render_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, float, float, float],
+                  size: tuple[int, int], memory: int | None = None) -> Tensor:
+    """A window of an encoded image at any size: (B, 3, h, w), RGB in [0, 1], clamped.
+
+    A window that is a part of the grid of `upscale_image` gives the same pixels.
+
+    Args:
+        window: (top, left, bottom, right) in LR pixels, real numbers; the whole image is (0, 0, H, W).
+        size: (h, w).
+        memory: bytes that may be used beside the latent and the result.
+    Raises: UserError when the window is not inside the image, or the model cannot make a part of its grid, or this factor.
+    """
+    _check_window(model, encoded, window, size)
+    top, left, bottom, right = window
+    with _inference(model):
+        device = model.inp_sub.device
+        rows = 2 * (top + (bottom - top) * (coords.pixel_centres(size[0], device) + 1) / 2) / encoded.height - 1
+        columns = 2 * (left + (right - left) * (coords.pixel_centres(size[1], device) + 1) / 2) / encoded.width - 1
+        cell = coords.make_cell(*size, device) * rows.new_tensor(
+            [(bottom - top) / encoded.height, (right - left) / encoded.width])
+        edges = [int(edge) for line, n in ((rows, encoded.height), (columns, encoded.width))
+                 for edge in coords.nearest_index(line[[0, -1]], n)]
+        region = Region(edges[0], edges[1] + 1, edges[2], edges[3] + 1, encoded.height, encoded.width)
+        out = model.inp_sub.new_empty(encoded.batch, 3, *size)
+        memory = DEFAULT_MEMORY.get(device.type, GPU_MEMORY) if memory is None else memory
+        for y, x, rgb in _decode_region(model, encoded.latent, region, rows, columns, cell.expand(encoded.batch, 2), memory):
+            out[:, :, y, x] = rgb
+    return out
+
+
+def halo_error(model: 'SRModel', image: Any, size: tuple[int, int], halo: int, memory: int | None = None) -> float | None:
+    """The largest difference, RGB in [0, 1], that `halo` makes in the region in the middle of an image.
+
+    Args: those of `upscale_image`.
+    Returns: 0 where the image is not processed in regions; None where not even one exact region fits into the memory.
+    """
+    with _inference(model):
+        lr = model.normalise_lr(lr_batch(model, image))
+        _check_request(model, lr, size, halo)
+        try:
+            regions, memory = plan_regions(model, lr, memory, None)
+        except UserError:
+            return None
+        if len(regions) == 1:
+            return 0.0
+        grid = (*(coords.pixel_centres(n, lr.device) for n in size), coords.make_cell(*size, lr.device).expand(len(lr), 2))
+        middle = regions[len(regions) // 2]
+        exact, quick = (_decode_region(model, model.encode(lr, middle, margin), middle, *grid, memory)
+                        for margin in (None, halo))
+        return max((a - b).abs().max().item() for (*_, a), (*_, b) in zip(exact, quick))
+
+
+# regions and bands
+
+def plan_regions(model: 'SRModel', lr: Tensor, memory: int | None, halo: int | None) -> tuple[list[Region], int]:
+    """The whole image where its encoding fits into its part of the memory, else regions of which each one does.
+
+    Args:
+        lr: (B, 3, H, W), for its shape, type and device.
+        memory, halo: those of `upscale_image`.
+    Returns: the regions, and the memory in bytes.
+    Raises: UserError that names an amount of memory that is enough, when not even the smallest region fits.
+    """
+    height, width = lr.shape[2:]
+    given, default = memory, DEFAULT_MEMORY.get(lr.device.type, GPU_MEMORY)
+    memory = default if given is None else given
+    if len(lr) * height * width * AMPLE <= memory * ENCODING_SHARE or model.reach is None:
+        return [Region.whole(height, width)], memory
+    stages = encoding_stages(model, lr, halo)
+    side, uncut = _region_side(lr, memory, stages)
+    margin = max(margin for margin, _ in stages)
+    while given is None and side < min(margin, max(height, width)) and memory < MOST_TIMES * default:
+        memory *= 2
+        side, uncut = _region_side(lr, memory, stages)
+    if side < min(SMALLEST_SIDE, height, width):
+        smallest = [(2 * margin + SMALLEST_SIDE, size) for margin, size in stages]
+        needed = max(min(height, length) * min(width, length) * size for length, size in smallest) / ENCODING_SHARE
+        optional = _margins(model, halo)[0] - _margins(model, 0)[0]
+        raise UserError(f'upscale: {memory / 2 ** 20:.0f} MiB of memory are too few for this model and this image; '
+                        f'allow at least {math.ceil(needed / 2 ** 20)} MiB'
+                        + (f', or a halo smaller than {optional} pixels' if optional else ''))
+    sides = (length if length <= uncut else side for length in (height, width))
+    return list(Region.whole(height, width).split(*sides)), memory
+
+
+def encoding_stages(model: 'SRModel', lr: Tensor, halo: int | None) -> list[tuple[int, int]]:
+    """(margin in LR pixels, bytes per LR pixel of the batch) of the encoder, and of what follows it, by measuring both."""
+    margins, stages = _margins(model, halo), []
+    encoder = getattr(model, 'encoder', None)
+    with PeakMeter() as meter:
+        def encoder_done(*_: Any) -> None:
+            stages.append((margins[0], meter.peak))
+            meter.peak = meter.held
+        hook = encoder.register_forward_hook(encoder_done) if encoder is not None else None
+        try:
+            latent = model.encode(lr.new_zeros(len(lr), 3, SMALLEST_SIDE, SMALLEST_SIDE))
+        finally:
+            if hook:
+                hook.remove()
+    del latent
+    stages.append((margins[1], meter.peak))
+    return [(margin, max(1, peak // SMALLEST_SIDE ** 2)) for margin, peak in stages]
+
+
+def _margins(model: 'SRModel', halo: int | None) -> tuple[int, int]:
+    """LR pixels around a region that are read: by the encoder and what follows it together, and by what follows it alone."""
+    seen = (getattr(model, 'encoder', None) and model.encoder.reach) or 0
+    after = model.reach - seen
+    return after + (seen if halo is None else min(halo, seen)), after
+
+
+def _region_side(lr: Tensor, memory: int, stages: list[tuple[int, int]]) -> tuple[int, int]:
+    """The longest side of regions that fit, and how long a side of the image may be to stay uncut."""
+    height, width = lr.shape[2:]
+    fitting = [(int(memory * ENCODING_SHARE) // size, margin) for margin, size in stages]            # LR pixels, margin
+    sides = [max(math.isqrt(pixels), pixels // min(height, width)) - 2 * margin  # none beyond the borders of the short side
+             for pixels, margin in fitting if pixels < height * width]
+    return min(sides, default=max(height, width)), min(math.isqrt(pixels) for pixels, _ in fitting)
+
+
+def _decode_region(model: 'SRModel', latent: Any, region: Region, rows: Tensor, columns: Tensor, cell: Tensor,
+                   memory: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Bands of the output where rows and columns cross whose nearest LR pixels lie in the region.
+
+    Yields: their part of the rows, of the columns, and RGB (B, 3, h', w') in [0, 1].
+    """
+    memory = int(memory * (1 - ENCODING_SHARE)) // 2  # half for the queries, half for a band of RGB
+    nearest_row = coords.nearest_index(rows, region.image_height).cpu()
+    x = nearest_in(coords.nearest_index(columns, region.image_width).cpu(), region.left, region.right)
+    start, stop = region.top, region.bottom
+    per_line = 4 * 3 * BAND_COPIES * len(cell) * (x.stop - x.start) * -(-len(rows) // (stop - start))  # bytes, or more
+    step = max(1, (min(memory, CPU_BAND) if rows.device.type == 'cpu' else memory) // per_line)
+    if model.whole_grid:
+        step = stop - start
+    for top in range(start, stop, step):
+        y = nearest_in(nearest_row, top, min(top + step, stop))
+        if y.stop > y.start:
+            rgb = model.query_grid(latent, rows[y], columns[x], cell, memory)        # (B, h', w', 3)
+            yield y, x, rearrange(model.denormalise_rgb(rgb).clamp(0, 1), 'b h w c -> b c h w')
+
+
+def nearest_in(nearest: Tensor, start: int, stop: int) -> slice:
+    """The output lines whose nearest LR line is in [start, stop): a slice of `nearest`, which does not decrease."""
+    first, last = torch.searchsorted(nearest, torch.tensor([start, stop])).tolist()
+    return slice(first, last)
+
+
+# queries in chunks
+
+def query_in_chunks(model: 'SRModel', latent: Any, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
+    """`SRModel.query_grid` by the model's `query`: in chunks that fit into the memory, and on CPUs into their caches."""
+    grid = torch.cartesian_prod(rows, columns).view(-1, 2).expand(len(cell), -1, 2)  # (B, h·w, 2)
+    memory = min(memory, CPU_CHUNK) if rows.device.type == 'cpu' else memory
+    chunk = queries_at_once(lambda coord: model.query(latent, coord, cell), grid, memory)
+    rgb = torch.cat([model.query(latent, coord, cell) for coord in grid.split(chunk, 1)], 1)
+    return rgb.unflatten(1, (-1, len(columns)))                                      # (B, h, w, 3)
+
+
+def queries_at_once(ask: Callable[[Tensor], Any], coord: Tensor, memory: int) -> int:
+    """How many of the queries (B, Q, 2) fit into so many bytes, by measuring what `ask` holds for a few of them."""
+    sample = coord[:, :SAMPLE_QUERIES]
+    return max(1, memory * sample.shape[1] // max(1, peak_bytes(ask, sample)))
+
+
+# what goes in
+
+@contextmanager
+def _inference(model: 'SRModel') -> Iterator[None]:
+    """Eval mode and no gradients, for a while: nothing of the model changes, batch-norm statistics included."""
+    training = list(filter(attrgetter('training'), model.modules()))
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def lr_batch(model: 'SRModel', image: Any) -> Tensor:
+    """An image, or a batch, as the model takes it: (B, 3, H, W) in [0, 1], of the weights' type, on their device.
+
+    Args:
+        image: RGB as a tensor (B, 3, H, W), a NumPy array (H, W, 3) or (B, H, W, 3), or a Pillow image of 8 bits. uint8
+            counts from 0 to 255, uint16 (NumPy) to 65535; floating-point values from 0 to 1.
+    Raises: UserError for anything else.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode not in ('1', 'L', 'P', 'RGB'):
+            raise UserError(f"upscale: expected a Pillow image of mode RGB, L, P or 1, got '{image.mode}'; convert it first")
+        image = np.array(image.convert('RGB'))
+    if isinstance(image, np.ndarray):
+        full = {'uint8': 255, 'uint16': 65535}.get(image.dtype.name, 1)
+        if image.dtype.kind != 'f' and full == 1:
+            raise UserError(f'upscale: expected an array of uint8, uint16 or floating-point numbers, got {image.dtype}')
+        image = torch.from_numpy(image / np.float64(full) if full > 1 else np.ascontiguousarray(image))
+        image = image.movedim(-1, -3) if image.ndim >= 3 else image                  # (…, H, W, 3) → (…, 3, H, W)
+        image = image.unsqueeze(0) if image.ndim == 3 else image
+    if not isinstance(image, Tensor):
+        raise UserError(f'upscale: expected a tensor, a NumPy array or a Pillow image, got {type(image).__name__}')
+    lr = image
+    if lr.ndim != 4 or lr.shape[1] != 3 or 0 in lr.shape:
+        raise UserError(f'upscale: expected images of shape (B, 3, H, W), got {tuple(image.shape)}')
+    if lr.dtype == torch.uint8:
+        return lr.to(model.inp_sub) / 255
+    if not lr.is_floating_point():
+        raise UserError(f'upscale: expected a tensor of uint8 or floating-point numbers, got {lr.dtype}')
+    low, high = lr.aminmax()
+    if not -OUTSIDE <= low <= high <= 1 + OUTSIDE:
+        raise UserError(f'upscale: expected RGB in [0, 1], got values from {float(low):g} to {float(high):g}; '
+                        'divide by 255, or pass 8-bit images as uint8')
+    return lr.to(model.inp_sub)
+
+
+def _check_request(model: 'SRModel', lr: Tensor, size: tuple[int, int], halo: int | None) -> None:
+    """Raises UserError unless this model can upscale `lr` to `size`."""
+    height, width = size
+    if height < lr.shape[2] or width < lr.shape[3]:
+        raise UserError(f'upscale: {height}x{width} is smaller than the input, {lr.shape[2]}x{lr.shape[3]}; '
+                        'a scale must be at least 1')
+    if model.fixed_scale and (height, width) != tuple(model.fixed_scale * side for side in lr.shape[2:]):
+        raise UserError(f'upscale: this model upscales by exactly {model.fixed_scale}; {lr.shape[2]}x{lr.shape[3]} '
+                        f'to {height}x{width} needs an arbitrary-scale model')
+    if halo is not None and halo < 0:
+        raise UserError(f'upscale: halo is {halo}, expected 0 or more pixels')
+
+
+def _check_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, float, float, float],
+                  size: tuple[int, int]) -> None:
+    """Raises UserError unless this model can render the window at this size."""
+    height, width = size
+    if min(height, width) < 1:
+        raise UserError(f'render: expected a size (height, width) of at least 1x1, got {height}x{width}')
+    top, left, bottom, right = window
+    if not (0 <= top < bottom <= encoded.height and 0 <= left < right <= encoded.width):
+        raise UserError(f'render: expected a window (top, left, bottom, right) inside (0, 0, {encoded.height}, '
+                        f'{encoded.width}), got {tuple(window)}')
+    if not model.has_windows and tuple(window) != (0, 0, encoded.height, encoded.width):
+        raise UserError('render: the output pixels of this model depend on each other: it makes the whole image alone')
+    factors = height / (bottom - top), width / (right - left)
+    if model.fixed_scale and any(abs(factor - model.fixed_scale) > 1e-6 for factor in factors):
+        raise UserError(f'render: this model upscales by exactly {model.fixed_scale}, got {factors[0]:g} by {factors[1]:g}')
