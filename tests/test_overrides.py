@@ -69,7 +69,7 @@ def test_set_completes_a_file(tmp_path, train_config):
     ('optimizer.arg.lr=1', "-set optimizer.arg: unknown key; did you mean 'args'?"),
     ('optimizer.args.lrr=1', "-set optimizer.args.lrr: optimizer 'adam' has no such argument; did you mean 'lr'?"),
     ('model.args.encoder_spec.args.n_feat=8',
-     "-set model.args.encoder_spec.args.n_feat: model 'edsr-baseline' has no such argument; did you mean 'n_feats'?"),
+     "-set model.args.encoder_spec.args.n_feat: encoder 'edsr-baseline' has no such argument; did you mean 'n_feats'?"),
     ('model.name=mist', "-set model.name: unknown model 'mist'; did you mean 'msit'?"),
     ('epoch_max=3.5', '-set epoch_max: expected int, got 3.5'), ("epoch_max='3'", "-set epoch_max: expected int, got '3'"),
     ('epoch_max=1e1', '-set epoch_max: expected int, got 10.0'),

@@ -34,21 +34,19 @@ class FEM(nn.Module):
 
         An image wraps around. A part of one comes with its margin: (B, C, H + 2m, W + 2m) → (B, C, H, W).
         """
-        stride = self.stride + (self.stride.clamp(min=0) - self.stride).detach()  # zero when below, its gradient not cut off
+        # kept at zero when the parameter is below, without cutting its gradient off
+        stride = self.stride + (self.stride.clamp(min=0) - self.stride).detach()
         low = stride.detach().floor()
-        shifted = self.shift(x, margin, low.long())
-        return shifted + (stride - low) * (self.shift(x, margin, low.long() + 1) - shifted)
-
-    def shift(self, x: Tensor, margin: int, pixels: Tensor) -> Tensor:
-        """Channel c moved by so many pixels in direction c mod 8: (B, C, H + 2m, W + 2m) → (B, C, H, W)."""
-        channels = x.shape[1]
-        directions = self.directions.repeat(-(-channels // 8), 1)[:channels]         # (C, 2)
-        for dim, direction in ((2, directions[:, :1]), (3, directions[:, 1:])):
-            position = torch.arange(margin, x.shape[dim] - margin, device=x.device) + pixels * direction   # (C, H or W)
-            index = (position % x.shape[dim]).unsqueeze(4 - dim).unsqueeze(0)
-            shape = [*x.shape[:dim], position.shape[1], *x.shape[dim + 1:]]
-            x = x.gather(dim, index.expand(shape))
-        return x
+        directions = self.directions.repeat(-(-x.shape[1] // 8), 1)[:x.shape[1]]     # (C, 2)
+        shifted = []  # by the integers below and above the stride
+        for pixels in (low.long(), low.long() + 1):
+            y = x
+            for dim, direction in ((2, directions[:, :1]), (3, directions[:, 1:])):
+                position = torch.arange(margin, y.shape[dim] - margin, device=y.device) + pixels * direction   # (C, H or W)
+                index = (position % y.shape[dim]).unsqueeze(4 - dim).unsqueeze(0)
+                y = y.gather(dim, index.expand(*y.shape[:dim], position.shape[1], *y.shape[dim + 1:]))
+            shifted.append(y)                                                        # (B, C, H, W)
+        return shifted[0] + (stride - low) * (shifted[1] - shifted[0])
 
 
 class AuthorsFEM(nn.Module):

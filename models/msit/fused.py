@@ -65,8 +65,7 @@ checked: dict[tuple[torch.device, torch.dtype], bool] = {}
 
 def available(x: Tensor) -> bool:
     """Whether the kernels run on tensors like x. Not with deterministic algorithms: they add gradients in any order."""
-    return (x.device.type == 'cuda' and not torch.are_deterministic_algorithms_enabled()
-            and usable(x.device, x.dtype))
+    return supported(x.device, x.dtype) and not torch.are_deterministic_algorithms_enabled() and usable(x.device, x.dtype)
 
 
 def usable(device: torch.device, dtype: torch.dtype) -> bool:
