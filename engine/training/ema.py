@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from models.contract import SRModel
+
 
 class MovingAverage:
     """A copy of a network whose weights follow those of the original: w ← decay·w + (1 − decay)·original, from its start.
@@ -22,7 +24,7 @@ class MovingAverage:
         model: the copy. Its parameters need no gradient.
     """
 
-    def __init__(self, model: nn.Module, *, decay: float):
+    def __init__(self, model: SRModel, *, decay: float):
         self.model = copy.deepcopy(model).requires_grad_(False)
         self._blend = get_ema_multi_avg_fn(decay)
 
