@@ -5,7 +5,6 @@ factors of 3 to 200; products of spectra give the same sums, more precisely. `be
 
 Shapes: B batch, C_in and C_out channels, k odd kernel size, r = k // 2, H×W the image.
 """
-from bisect import bisect_left
 from functools import cache
 from itertools import product
 
@@ -67,8 +66,8 @@ def _plan_blocks(length: int, radius: int) -> tuple[int, int, int]:
 
     One block needs r zeros behind it, which its wrap-around reads as those before it; several need 2r pixels of overlap.
     """
-    longest = FAST_LENGTHS[bisect_left(FAST_LENGTHS, 5 * radius)]
+    longest = next(n for n in FAST_LENGTHS if n >= 5 * radius)
     if length + radius <= longest:
-        return FAST_LENGTHS[bisect_left(FAST_LENGTHS, length + radius)], length, 1
+        return next(n for n in FAST_LENGTHS if n >= length + radius), length, 1
     step = longest - 2 * radius
     return longest, step, -(-length // step)
