@@ -741,4 +741,4 @@ def test_large_kernels_on_cpus_use_spectra(monkeypatch):
 
 @pytest.mark.parametrize('length, fast', [(1, 2), (11, 12), (17, 18), (21, 24), (80, 80), (97, 100)])
 def test_transform_lengths_have_small_factors(length, fast):
-    assert next(candidate for candidate in conv.FAST_LENGTHS if candidate >= length) == fast
+    assert conv.NEXT_FAST[length] == fast

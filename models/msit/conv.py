@@ -5,7 +5,7 @@ factors of 3 to 200; products of spectra give the same sums, more precisely. `be
 
 Shapes: B batch, C_in and C_out channels, k odd kernel size, r = k // 2, H×W the image.
 """
-from functools import cache
+from bisect import bisect_left
 from itertools import product
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 FFT_KERNEL = 15  # the smallest k whose spectra win on CPUs, forward and backward together
 # even numbers without prime factors beyond 5: transforms of such lengths are fast
 FAST_LENGTHS = sorted(2 ** a * 3 ** b * 5 ** c for a, b, c in product(range(1, 17), range(10), range(7)))
+# for every length up to 4096, the smallest of them that is no smaller
+NEXT_FAST = [FAST_LENGTHS[bisect_left(FAST_LENGTHS, length)] for length in range(2 ** 12 + 1)]
 
 
 class Conv2d(nn.Conv2d):
@@ -41,11 +43,16 @@ def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor, groups: int = 1) -> Ten
 def fft_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The same sums by products of spectra, exact to rounding; differentiable.
 
-    Large images are cut into blocks that overlap by 2r (overlap-save), so that the spectra of the kernels stay small.
+    Large images are cut into blocks that overlap by 2r (overlap-save), so that the spectra of the kernels stay small. One
+    block needs r zeros behind it, which its wrap-around reads as those before it.
     """
     height, width = x.shape[2:]
     radius = weight.shape[-1] // 2
-    (size_y, step_y, blocks_y), (size_x, step_x, blocks_x) = _plan_blocks(height, radius), _plan_blocks(width, radius)
+    plans, longest = [], NEXT_FAST[5 * radius]
+    for length in (height, width):  # size of a block's transform, its step, number of blocks
+        step = length if length + radius <= longest else longest - 2 * radius
+        plans.append((NEXT_FAST[length + radius] if step == length else longest, step, -(-length // step)))
+    (size_y, step_y, blocks_y), (size_x, step_x, blocks_x) = plans
     pad_y, pad_x = (blocks_y - 1) * step_y + size_y - height - radius, (blocks_x - 1) * step_x + size_x - width - radius
     blocks = F.pad(x, (radius, pad_x, radius, pad_y)).unfold(2, size_y, step_y).unfold(3, size_x, step_x)
 
@@ -58,16 +65,3 @@ def fft_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     blocks = torch.fft.irfft2(spectrum, s=(size_y, size_x))[..., :step_y, :step_x]    # the rest has wrapped around
     out = rearrange(blocks, 'b o m n y x -> b o (m y) (n x)')[:, :, :height, :width]
     return out + bias.to(out).view(-1, 1, 1)
-
-
-@cache  # the layers of a network ask for the same sizes, step after step
-def _plan_blocks(length: int, radius: int) -> tuple[int, int, int]:
-    """(size of a block's transform, its step, number of blocks) for an axis of `length` pixels.
-
-    One block needs r zeros behind it, which its wrap-around reads as those before it; several need 2r pixels of overlap.
-    """
-    longest = next(n for n in FAST_LENGTHS if n >= 5 * radius)
-    if length + radius <= longest:
-        return next(n for n in FAST_LENGTHS if n >= length + radius), length, 1
-    step = longest - 2 * radius
-    return longest, step, -(-length // step)
