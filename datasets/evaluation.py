@@ -107,4 +107,5 @@ class Evaluation:
         return read_rgb(file)
 
     def _own_lr_file(self, hr_file: Path, scale: float) -> Path:
+        assert self.lr_path is not None  # where the protocol takes the set's own LR images
         return self.lr_path / f'X{int(scale)}' / f'{hr_file.stem}x{int(scale)}.png'

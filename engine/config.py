@@ -3,7 +3,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import models  # noqa: F401  (fills MODELS)
 from common.registry import SpecError
@@ -15,17 +15,24 @@ from models.registries import MODELS
 from utils import UserError, nearest_name, shortened
 
 
+@runtime_checkable
+class Kind(Protocol):
+    """What the value of a key must be."""
+
+    def check(self, value: object, path: str) -> None:
+        """Raises UserError, which names the key's path, unless `value` is of this kind."""
+
+
 class Key(NamedTuple):
     """What a config key holds.
 
     Attributes:
-        kind: a type or tuple of types, a dict of further keys, or an object with `check(value, path)`: a Registry for a
-            spec, or one of the kinds below.
+        kind: a type or tuple of types, a dict of further keys, a Registry for a spec, or one of the kinds below.
         required: the key must be there.
         minimum: the least number allowed.
         choices: the texts allowed; empty for any.
     """
-    kind: object
+    kind: 'type | tuple[type, ...] | dict[str, Key] | Kind'
     required: bool = False
     minimum: float = 0
     choices: tuple[str, ...] = ()
@@ -51,7 +58,7 @@ class ListOfValues(NamedTuple):
 
     def check(self, value: object, path: str) -> None:
         check_value(value, Key(list), path)
-        for number, item in enumerate(value):
+        for number, item in enumerate(cast(list, value)):
             check_value(item, Key(self.kind, minimum=-math.inf), f'{path}[{number}]')
 
 
@@ -73,8 +80,7 @@ class Between(NamedTuple):
     high: float
 
     def check(self, value: object, path: str) -> None:
-        number = isinstance(value, NUMBER) and not isinstance(value, bool)
-        if not number or not self.low < value < self.high:
+        if not isinstance(value, NUMBER) or isinstance(value, bool) or not self.low < value < self.high:
             raise UserError(f'{path}: expected a number above {self.low:g} and below {self.high:g}, got {shortened(value)}')
 
 
@@ -159,7 +165,7 @@ def check_value(value: object, key: Key, path: str) -> None:
     kind = key.kind
     if isinstance(kind, dict):
         check_keys(value, kind, f'{path}.')
-    elif hasattr(kind, 'check'):
+    elif isinstance(kind, Kind):
         kind.check(value, path)
     elif isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)

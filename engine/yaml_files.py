@@ -74,7 +74,7 @@ def parse(text: str | bytes, source: str) -> object:
         value = yaml.load(text, _Loader)
         values, levels = _extent(value, {})
     except RecursionError:
-        values, levels = 0, math.inf
+        values, levels = 0, MAX_LEVELS + 1
     except (yaml.YAMLError, ValueError, TypeError) as error:  # also text that is no UTF-8, a 13th month, a list as a key
         raise UserError(f'{source}: not valid YAML: {one_line(error)}') from error
     if levels > MAX_LEVELS:
@@ -121,7 +121,8 @@ def apply_overrides(config: dict, overrides: Sequence[str]) -> dict:
 
     Raises: UserError for a text of another form, a value that is not YAML, and a key that is given twice.
     """
-    changes, given = {}, []
+    changes: dict = {}
+    given: list[str] = []
     for text in overrides:
         path, equals, value = text.partition('=')
         *parents, last = path.split('.')

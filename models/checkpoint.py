@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from models import released
 from models.contract import DEFAULT_NORM, SRModel
@@ -69,7 +70,7 @@ def load_state(model: SRModel, state: dict, source: str, fresh: tuple[str, ...] 
 
     Raises: UserError that names what is missing, left over or of another shape.
     """
-    own = {key: value for key, value in model.state_dict().items() if key not in fresh}
+    own: dict[str, Tensor] = {key: value for key, value in model.state_dict().items() if key not in fresh}
     problems = {
         'missing': [key for key in own if key not in state],
         'left over': [key for key in state if key not in own],
@@ -84,9 +85,10 @@ def load_state(model: SRModel, state: dict, source: str, fresh: tuple[str, ...] 
 
 def dense_shape(value: object) -> torch.Size | None:
     """The shape of an ordinary real tensor; None for anything else that a file may hold in its place."""
-    ordinary = (isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == 'cpu'
-                and not value.is_complex())
-    return value.shape if ordinary else None
+    if (isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == 'cpu'
+            and not value.is_complex()):
+        return value.shape
+    return None
 
 
 def make(spec: dict, data_norm: dict | None = None, path: str = 'model') -> SRModel:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.coords import Region
 from models import upscale
+from models.upscale import EncodedImage
 from utils import UserError
 
 DEFAULT_NORM = {'inp': {'sub': [0.5], 'div': [0.5]}, 'gt': {'sub': [0.5], 'div': [0.5]}}
@@ -128,8 +129,9 @@ class SRModel(nn.Module):
         """Replaces, in place, every layer that has a cheaper equal for inference (`folded`); returns the model."""
         for parent in list(self.modules()):
             for name, child in parent.named_children():
-                if hasattr(child, 'folded'):
-                    setattr(parent, name, child.folded())
+                folded = getattr(child, 'folded', None)
+                if folded is not None:
+                    setattr(parent, name, folded())
         return self
 
     def training_values(self) -> dict[str, Tensor]:
@@ -174,11 +176,11 @@ class SRModel(nn.Module):
         """An image at another size, (B, 3, h, w) in [0, 1]; see `models.upscale.upscale_image`."""
         return upscale.upscale_image(self, image, size, memory, halo, progress)
 
-    def encode_image(self, image: Any) -> 'upscale.EncodedImage':
+    def encode_image(self, image: Any) -> EncodedImage:
         """An image encoded once, for any number of `render` calls; see `models.upscale.encode_image`."""
         return upscale.encode_image(self, image)
 
-    def render(self, encoded: 'upscale.EncodedImage', window: tuple[float, float, float, float], size: tuple[int, int],
+    def render(self, encoded: EncodedImage, window: tuple[float, float, float, float], size: tuple[int, int],
                memory: int | None = None) -> Tensor:
         """A window of an encoded image at any size, (B, 3, h, w) in [0, 1]; see `models.upscale.render_window`."""
         return upscale.render_window(self, encoded, window, size, memory)
@@ -205,9 +207,8 @@ class SRModel(nn.Module):
         for side in ('inp', 'gt'):
             for key in ('sub', 'div'):
                 values = norm.get(side, {}).get(key) if isinstance(norm, dict) and isinstance(norm.get(side), dict) else None
-                numbers = isinstance(values, list) and all(
-                    isinstance(value, (int, float)) and math.isfinite(value) for value in values)
-                if not numbers or len(values) not in (1, 3) or (key == 'div' and 0 in values):
+                if (not isinstance(values, list) or len(values) not in (1, 3) or (key == 'div' and 0 in values)
+                        or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)):
                     raise UserError(f'data_norm.{side}.{key}: expected a list of 1 or 3 numbers (of div none zero), '
                                     f'got {values!r}')
                 name = f'{side}_{key}'

@@ -49,6 +49,7 @@ class MLP(nn.Module):
         Returns: weight; offset (hidden,), or (B, 1, hidden) with `common` inputs (B, S).
         """
         first = self.layers[0]
+        assert isinstance(first, nn.Linear)
         if common is None:
             return first.weight, first.bias
         weight, common_weight = first.weight.split([query_dim, common.shape[-1]], 1)
@@ -72,6 +73,8 @@ class PositionalBias(nn.Module):
         posenc_scale: upper end of l.
         posenc_type, hidden_dims, gamma: released configs carry them; only 'sinusoid' exists, the others play no part.
     """
+
+    frequencies: Tensor
 
     def __init__(self, *, heads: int, posenc_type: str = 'sinusoid', posenc_scale: float = 10, enc_dims: int = 64,
                  hidden_dims: int | None = None, gamma: float | None = None):

@@ -137,9 +137,10 @@ def halo_error(model: 'SRModel', image: Any, size: tuple[int, int], halo: int, m
             return None
         if len(regions) == 1:
             return 0.0
-        grid = (*(coords.pixel_centres(n, lr.device) for n in size), coords.make_cell(*size, lr.device).expand(len(lr), 2))
+        rows, columns = coords.pixel_centres(size[0], lr.device), coords.pixel_centres(size[1], lr.device)
+        cell = coords.make_cell(*size, lr.device).expand(len(lr), 2)
         middle = regions[len(regions) // 2]
-        exact, quick = (_decode_region(model, model.encode(lr, middle, margin), middle, *grid, memory)
+        exact, quick = (_decode_region(model, model.encode(lr, middle, margin), middle, rows, columns, cell, memory)
                         for margin in (None, halo))
         return max((a - b).abs().max().item() for (*_, a), (*_, b) in zip(exact, quick))
 
@@ -198,7 +199,8 @@ def encoding_stages(model: 'SRModel', lr: Tensor, halo: int | None) -> list[tupl
 
 def _margins(model: 'SRModel', halo: int | None) -> tuple[int, int]:
     """LR pixels around a region that are read: by the encoder and what follows it together, and by what follows it alone."""
-    seen = (getattr(model, 'encoder', None) and model.encoder.reach) or 0
+    seen = getattr(getattr(model, 'encoder', None), 'reach', 0) or 0
+    assert model.reach is not None  # else there are no regions
     after = model.reach - seen
     return after + (seen if halo is None else min(halo, seen)), after
 

@@ -19,7 +19,7 @@ from models.msit.fem import FEM, AuthorsFEM
 from models.msit.msc import MSC
 from models.msit.msno import MSNO
 from models.msit.mssa import MSSA, ConventionalAttention, MultiScaleQuery
-from models.msit.sim import SIM, ConvMixing, ScaleMixing
+from models.msit.sim import SIM, ConvMixing
 
 # channel mod 8 → (dy, dx): the output at (y, x) is the input at (y, x) + n·(dy, dx)
 SHIFTS = [(0, 1), (0, -1), (1, 0), (-1, 0), (-1, 1), (1, -1), (1, 1), (-1, -1)]
@@ -349,7 +349,7 @@ def test_msc_refuses_groups_that_do_not_divide(convs):
 @pytest.mark.parametrize('training', [False, True])
 def test_scale_mixing_and_sim(training):
     x, v = noise(2, 6, 3, 4), noise(2, 6, 3, 4, seed=2)
-    module = randomise(ScaleMixing(6, 3)).train(training)
+    module = randomise(SIM(6, 3)).train(training)
     expected = mixed(x.numpy(), arrays(module), '', 3, training)
     assert_equals(module(x), expected)
     module = randomise(SIM(6, 3)).train(training)

@@ -64,20 +64,21 @@ class Comparison:
 
     def measure(self) -> None:
         """Measures what is not kept yet. An interruption costs the scale that it meets."""
-        todo = [(file, evaluation_set, scale) for file, evaluation_set, scale in self._measurable()
-                if self._kept(file, evaluation_set, scale) is None]
-        opened, model = None, None
-        with tqdm(total=sum(len(item.dataset) for _, item, _ in todo), unit='image', disable=None, leave=False) as bar:
-            for done, (file, evaluation_set, scale) in enumerate(todo):
-                bar.set_description(f'{self.candidates[file].name} {evaluation_set.name} ×{scale:g}')
+        todo = [(file, evaluation_set.name, evaluation_set.dataset, scale)
+                for file, evaluation_set, scale in self._measurable()
+                if evaluation_set.dataset is not None and self._kept(file, evaluation_set, scale) is None]
+        opened: tuple[str, SRModel] | None = None  # the file that was opened last, and its model
+        with tqdm(total=sum(len(item) for *_, item, _ in todo), unit='image', disable=None, leave=False) as bar:
+            for done, (file, set_name, dataset, scale) in enumerate(todo):
+                bar.set_description(f'{self.candidates[file].name} {set_name} ×{scale:g}')
                 try:
-                    if opened != file:
-                        opened, model = file, models.load(file, self.device).use_kernels(self.kernels)
-                    self.results[file].add(self._measure_scale(model, file, evaluation_set.dataset, scale, bar.update))
+                    if opened is None or opened[0] != file:
+                        opened = file, models.load(file, self.device).use_kernels(self.kernels)
+                    self.results[file].add(self._measure_scale(opened[1], file, dataset, scale, bar.update))
                 except UserError as error:
                     if not self.suite.tolerant:
                         raise
-                    self.failed[file, evaluation_set.name, scale] = str(error)
+                    self.failed[file, set_name, scale] = str(error)
                 except KeyboardInterrupt as interrupt:
                     message = f'{done} of {len(todo)} results are kept; the same command continues'
                     raise KeyboardInterrupt(message) from interrupt
@@ -96,7 +97,7 @@ class Comparison:
         found = [self._measurement(method, evaluation_set, scale) for evaluation_set in self.suite.sets
                  for method in self.suite.methods for scale in evaluation_set.scales]
         if all(measurement.absent for measurement in found):
-            reasons = list(dict.fromkeys(measurement.absent for measurement in found))
+            reasons = list(dict.fromkeys(measurement.absent for measurement in found if measurement.absent))
             raise UserError(f"nothing to measure: {'; '.join(reasons[:3])}{'; …' if len(reasons) > 3 else ''}")
         return found
 
@@ -120,7 +121,9 @@ class Comparison:
             return f'{file} upscales by exactly {fixed}'
         return self.failed.get((file, evaluation_set.name, scale))
 
-    def _kept(self, file: str, evaluation_set: EvaluationSet, scale: float) -> dict | None:
+    def _kept(self, file: str | None, evaluation_set: EvaluationSet, scale: float) -> dict | None:
+        if file is None or evaluation_set.dataset is None:
+            return None
         return self.results[file].find(evaluation_set.dataset, scale, self.metric_names)
 
     def _measure_scale(self, model: SRModel, file: str, dataset: Evaluation, scale: float,
@@ -139,11 +142,12 @@ class Comparison:
         absent = self._absence(method, evaluation_set, scale)
         row = (None if absent else self._kept(method.file(scale), evaluation_set, scale)) or {}
         candidate = next((self.candidates[file] for file in method.files.values() if file in self.candidates), None)
+        published = method.published or ''  # no published method has this name
         return Measurement(
             set=evaluation_set.name, encoder=method.encoder, method=method.name, scale=scale, absent=absent,
             scores={name: row[name] for name in self.metric_names if name in row},
-            published=evaluation_set.published.scores.get((method.published, scale), {}),
+            published=evaluation_set.published.scores.get((published, scale), {}),
             seconds=row.get('seconds_per_image'), memory=row.get('peak_memory'),
             params=candidate and candidate.params, macs=candidate and candidate.macs,
             reimplementation=candidate and candidate.reimplementation,
-            published_params=evaluation_set.published.sizes.get(method.published))
+            published_params=evaluation_set.published.sizes.get(published))

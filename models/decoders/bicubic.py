@@ -33,8 +33,8 @@ class Bicubic(SRModel):
 
     def encode(self, lr: Tensor, region: Region | None = None, halo: int | None = None) -> Latent:
         pixels = lr.permute(0, 2, 3, 1) * self.inp_div + self.inp_sub                # (B, H, W, 3)
-        pixels = pixels.mul(255).round().clamp(0, 255).byte().cpu().numpy()
-        return Latent([Image.fromarray(image) for image in pixels], lr)
+        pixels = pixels.mul(255).round().clamp(0, 255).byte().cpu()
+        return Latent([Image.fromarray(image) for image in pixels.numpy()], lr)
 
     def resize(self, latent: Latent, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> Tensor:
         """Pillow's bicubic of a box (left, top, right, bottom), in LR pixels, or of all: → (B, h, w, 3), normalised."""

@@ -10,7 +10,7 @@ Shapes: B batch, H×W the LR grid, C base_dim, Q queries, K² = (2r + 1)² keys 
 """
 import math
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from common.coords import Region, nearest_index, pixel_centres, relative_cell
 from models.decoders.base import FeatureDecoder
 from models.encoders.base import conv3x3
-from models.layers import bilinear_grid, sample_bilinear
+from models.layers import MLP, bilinear_grid, sample_bilinear
 from models.memory import peak_bytes
 from models.msit.grid import decode_grid
 from models.msit.mssa import LocalAttention, Maps, make_bias
@@ -84,6 +84,10 @@ class CLIT(FeatureDecoder):
         return LocalAttention(self.heads, self.radius, position_bias=self.pb_encoder, query_map=self.conv_qs[cascade],
                               key_map=self.conv_ks[cascade], value_map=self.conv_vs[cascade])
 
+    def decoder(self, cascade: int) -> MLP:
+        """The MLP of a cascade."""
+        return cast(MLP, self.imnets[cascade])
+
     def fresh_tensors(self, state: dict[str, Tensor]) -> list[str]:
         """Those of the cascades after the last one of `state`: cumulative training adds them one by one."""
         cascades = 0
@@ -113,11 +117,9 @@ class CLIT(FeatureDecoder):
 
     def finer_maps(self, latent: Latent, cascade: int, size: tuple[int, int], y: Tensor, x: Tensor) -> Maps:
         """What the attention of a later cascade reads: of a grid of `size`, the part around coordinates y and x."""
-        attention, edges = self.attention(cascade), []
-        for coord, n in zip((y, x), size):
-            first, last = nearest_index(coord, n).aminmax()
-            edges += [int(first), int(last) + 1]
-        region = Region(*edges, *size).grow(attention.reach)
+        attention = self.attention(cascade)
+        (top, bottom), (left, right) = (nearest_index(coord, n).aminmax() for coord, n in zip((y, x), size))
+        region = Region(int(top), int(bottom) + 1, int(left), int(right) + 1, *size).grow(attention.reach)
         rows, columns = (pixel_centres(n, y.device) for n in size)
         features = bilinear_grid(latent.features, latent.maps.region, rows[region.top:region.bottom],
                                  columns[region.left:region.right], 'zeros')         # (B, h, w, C)
@@ -133,18 +135,17 @@ class CLIT(FeatureDecoder):
 
     def decode(self, cascade: int, maps: Maps, coord: Tensor, cell: Tensor) -> Tensor:
         """What a cascade gives at (B, Q, 2) coordinates: (B, Q, 3)."""
-        cell = self.relative_cell(maps.region, cell)
-        return self.attention(cascade).decode(self.imnets[cascade], maps, coord, cell)
+        return self.attention(cascade).decode(self.decoder(cascade), maps, coord, self.relative_cell(maps.region, cell))
 
     def query_grid(self, latent: Latent, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
         region = latent.maps.region
-        rgb = decode_grid(self.attention(0), self.imnets[0], latent.maps, rows, columns, self.relative_cell(region, cell),
+        rgb = decode_grid(self.attention(0), self.decoder(0), latent.maps, rows, columns, self.relative_cell(region, cell),
                           memory)                                                    # (B, h, w, 3)
         for cascade, size in enumerate(self.grids(region, cell), 1):
             rgb *= KEPT
             for y, x in self.blocks(latent, cascade, size, rows, columns, memory // 2):
                 maps = self.finer_maps(latent, cascade, size, rows[y], columns[x])
-                rgb[:, y, x] += decode_grid(self.attention(cascade), self.imnets[cascade], maps, rows[y], columns[x],
+                rgb[:, y, x] += decode_grid(self.attention(cascade), self.decoder(cascade), maps, rows[y], columns[x],
                                             self.relative_cell(maps.region, cell), memory // 2)
         return rgb + bilinear_grid(latent.lr, region, rows, columns)
 

@@ -7,11 +7,11 @@ before the queries instead of once per query and neighbour; the cell's part is d
 Shapes: B batch, F encoder channels, H×W the LR grid, Q queries, N neighbours of a query (4, or 1 without the ensemble), P
 numbers that tell the position, M width of the first layer.
 """
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.coords import Region, relative_cell
 from models.decoders.base import FeatureDecoder
@@ -38,7 +38,7 @@ class LocalImplicitFunction(FeatureDecoder):
         cell_decode: read the relative cell (2/s_h, 2/s_w).
     """
 
-    imnet: nn.Module
+    imnet: Any  # its `layers[0]` is a linear layer
 
     def __init__(self, encoder_spec: EncoderSpec, *, local_ensemble: bool, feat_unfold: bool, cell_decode: bool):
         super().__init__(encoder_spec)

@@ -28,6 +28,7 @@ class IPE(LocalImplicitFunction):
         The others as in `LocalImplicitFunction`.
     """
 
+    frequencies: Tensor
     reimplementation = 'from the abstract of the paper'
 
     def __init__(self, *, encoder_spec: EncoderSpec, imnet_spec: MLPSpec, octaves: int = 10, times_pi: bool = False,

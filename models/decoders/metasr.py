@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.coords import Region, nearest_index
 from models.decoders.base import FeatureDecoder
@@ -47,6 +47,7 @@ class MetaSR(FeatureDecoder):
 
     def decode_features(self, lr: Tensor, features: Tensor, region: Region) -> Latent:
         last = self.imnet.layers[-1]
+        assert isinstance(last, nn.Linear)
         filters = torch.cat([last.weight, last.bias.unsqueeze(1)], 1)                # (9F·3, M + 1)
         kernel = rearrange(filters, '(f y x c) m -> (m c) f y x', y=3, x=3, c=3)
         x = F.conv2d(features, kernel, padding=1)                                    # (B, (M + 1)·3, H, W)

@@ -18,7 +18,7 @@ from models.encoders.base import make_encoder
 from models.layers import bilinear_grid, sample_bilinear
 from models.msit.grid import decode_grid
 from models.msit.msno import MSNO
-from models.msit.mssa import MSSA, ConventionalAttention, Maps
+from models.msit.mssa import MSSA, ConventionalAttention, LocalAttention, Maps
 from models.registries import MLPS, BiasSpec, EncoderSpec, MLPSpec, register
 
 POSENC = {'name': 'posenc', 'args': {'posenc_scale': 10, 'enc_dims': 64}}
@@ -63,6 +63,7 @@ class MSIT(SRModel):
             raise ValueError(f'base_dim is {base_dim}, expected at least 1')
         self.widen = nn.Conv2d(self.encoder.out_channels, base_dim, 1)
         self.msno = MSNO(base_dim, convs=msc_convs, fem=fem, sim=sim, **stage)
+        self.mssa: LocalAttention
         if attention == 'mssa':
             self.mssa = MSSA(base_dim, heads=heads, radius=radius, projections=mssa_projections,
                              value_projections=value_projections, pb_spec=pb_spec, **stage)

@@ -7,6 +7,8 @@ query.
        → at each query: offsets to N neighbours (2N), their features times their areas (N·F), relative cell (2) → C
        → two blocks of Galerkin attention over all queries (B, C, 1, Q) → MLP (B, Q, 3) + bilinear LR
 """
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -113,10 +115,10 @@ class SRNO(SRModel):
         parts = grid.split(queries_at_once(lambda coord: self.query(latent, coord, cell), grid, memory), 1)
         if len(parts) == 1:
             return self.query(latent, grid, cell).unflatten(1, (-1, len(columns)))
-        means = []
+        means: list[Tensor] = []
         for block in (self.conv0, self.conv1):
             sums = (block.project(self.attend(latent, part, cell, means))[1] for part in parts)
-            means.append(sum(sums) / queries)
+            means.append(reduce(add, sums) / queries)
         rgb = [self.decode(latent, self.attend(latent, part, cell, means), part) for part in parts]
         return torch.cat(rgb, 1).unflatten(1, (-1, len(columns)))
 

@@ -54,6 +54,8 @@ class UltraSR(LocalImplicitFunction):
         The others as in `LocalImplicitFunction`.
     """
 
+    imnet: SpatialMLP
+    frequencies: Tensor
     reimplementation = 'from the figure of the paper'
 
     def __init__(self, *, encoder_spec: EncoderSpec, enc_dims: int = 48, sigma: float = 6, width: int = 256, depth: int = 4,

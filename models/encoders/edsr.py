@@ -48,7 +48,7 @@ class EDSR(Encoder):
         self.head = nn.Sequential(conv3x3(3, n_feats))
         blocks = [ResidualBlock(n_feats, res_scale) for _ in range(n_resblocks)]
         self.body = nn.Sequential(*blocks, conv3x3(n_feats, n_feats))
-        self.tail = nn.Identity()
+        self.tail: nn.Module = nn.Identity()
         self.out_channels = n_feats
         if not no_upsampling:
             self.tail = nn.Sequential(nn.Sequential(*upsampling(n_feats, n_feats, scale)), conv3x3(n_feats, 3))

@@ -58,7 +58,7 @@ class RDN(Encoder):
         self.SFENet2 = conv3x3(G0, G0)
         self.RDBs = nn.ModuleList(ResidualDenseBlock(G0, growth, n_convs) for _ in range(n_blocks))
         self.GFF = nn.Sequential(nn.Conv2d(n_blocks * G0, G0, 1), conv3x3(G0, G0))   # global feature fusion
-        self.UPNet = nn.Identity()
+        self.UPNet: nn.Module = nn.Identity()
         self.out_channels = G0
         if not no_upsampling:
             self.UPNet = nn.Sequential(*upsampling(G0, growth, scale), conv3x3(growth, 3))

@@ -16,6 +16,8 @@ class FEM(nn.Module):
     (the start) is exactly the shift by one pixel. The stride stays on its device: nothing waits for its value.
     """
 
+    directions: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.stride = nn.Parameter(torch.tensor(1.0))
@@ -59,6 +61,9 @@ class AuthorsFEM(nn.Module):
         channels: C.
     """
 
+    stride: Tensor
+    kernels: Tensor
+
     def __init__(self, channels: int):
         super().__init__()
         self.register_buffer('stride', torch.tensor(1.0))
@@ -78,13 +83,14 @@ class AuthorsFEM(nn.Module):
         """As `FEM.forward`."""
         stride = self.stride.long()
         lines = [torch.arange(margin, side - margin, device=x.device) for side in x.shape[2:]]
-        out = None
+        out: Tensor | None = None
         for a in range(3):
             rows = x.index_select(2, (lines[0] + (a - 1) * stride) % x.shape[2])
             for b in range(3):
                 tap = self.kernels[:, :, a, b].unsqueeze(-1)                         # (C, 1, 1)
                 moved = tap * rows.index_select(3, (lines[1] + (b - 1) * stride) % x.shape[3])
                 out = moved if out is None else out + moved
+        assert out is not None
         return out
 
 

@@ -2,6 +2,8 @@
 
 Shapes: B batch, C base_dim, H×W the LR grid.
 """
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from models.msit.fem import FEM, AuthorsFEM, NoFEM
@@ -9,7 +11,8 @@ from models.msit.msc import MSC
 from models.msit.rim import init_fan_out, largest_radius
 from models.msit.sim import SIM, ConvMixing
 
-FEM_KINDS = {'paper': lambda channels: FEM(), 'authors': AuthorsFEM, 'none': lambda channels: NoFEM()}
+FEM_KINDS: dict[str, Callable[[int], FEM | AuthorsFEM | NoFEM]] = {
+    'paper': lambda channels: FEM(), 'authors': AuthorsFEM, 'none': lambda channels: NoFEM()}
 
 
 class MSNO(nn.Module):

@@ -14,7 +14,7 @@ from models.layers import MLP
 from models.msit import fused
 from models.msit.msc import MSC
 from models.msit.rim import init_fan_out, largest_radius, make_conv
-from models.msit.sim import ScaleMixing
+from models.msit.sim import SIM
 from models.registries import BIASES
 
 
@@ -25,7 +25,7 @@ class MultiScaleQuery(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(channels, channels, 1)
         self.msc = MSC(channels, projections, reparam=reparam, reparam_init=reparam_init)
-        self.mix = ScaleMixing(channels, channels // projections)
+        self.mix = SIM(channels, channels // projections)
         init_fan_out(self, reparam_init)
 
     def forward(self, z: Tensor) -> Tensor:

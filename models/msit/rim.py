@@ -26,7 +26,10 @@ class RefConv2d(nn.Module):
         groups: g, of the convolution.
     """
 
-    stage_tensors = ('convmap.weight',)  # which stage 1 does not have
+    stage_tensors: tuple[str, ...] = ('convmap.weight',)  # which stage 1 does not have
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, init: str = 'identity', groups: int = 1):
         super().__init__()
@@ -34,7 +37,7 @@ class RefConv2d(nn.Module):
             raise ValueError(f"reparam_init is '{init}', expected 'identity' or 'random'")
         if kernel_size < 3 or kernel_size % 2 == 0:
             raise ValueError(f'a re-parameterised convolution needs an odd kernel of 3 or more, got {kernel_size}')
-        plain = nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups)  # starts W and the bias as it starts
+        plain = Conv2d(in_channels, out_channels, kernel_size, groups)  # starts W and the bias as it starts
         self.register_buffer('weight', plain.weight.detach())
         self.bias, self.groups = plain.bias, groups
         slices = in_channels * out_channels // groups
@@ -82,15 +85,15 @@ class RIMConv2d(RefConv2d):
         return super().mapped() * self.linear(self.weight.flatten(0, 1).unsqueeze(0))
 
 
-REPARAM = {'none': None, 'rim': RIMConv2d, 'refconv': RefConv2d}
+REPARAM: dict[str, type[RefConv2d]] = {'rim': RIMConv2d, 'refconv': RefConv2d}
 
 
 def make_conv(in_channels: int, out_channels: int, kernel_size: int, reparam: str, init: str) -> nn.Module:
     """A dense "same" k×k convolution with bias: ordinary, or re-parameterised when `reparam` says so."""
-    if reparam not in REPARAM:
-        raise ValueError(f"reparam is '{reparam}', expected one of {', '.join(REPARAM)}")
     if reparam == 'none':
         return Conv2d(in_channels, out_channels, kernel_size)
+    if reparam not in REPARAM:
+        raise ValueError(f"reparam is '{reparam}', expected one of none, {', '.join(REPARAM)}")
     return REPARAM[reparam](in_channels, out_channels, kernel_size, init=init)
 
 

@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class ScaleMixing(nn.Module):
-    """W_ds · GELU(BN(W_ss · x)): W_ss a grouped 1×1 convolution C → 2C (inside one scale), W_ds a 1×1 convolution 2C → C.
+class SIM(nn.Module):
+    """W_ds · GELU(BN(W_ss · x)) · v: W_ss a grouped 1×1 convolution C → 2C (within a scale), W_ds a 1×1 convolution 2C → C
+    (across scales), v = W_Z(z) the modulation that MSNO computes.
 
-    MSSA mixes the projections of its query map with it too.
+    MSSA mixes the projections of its query map in the same way, without a modulation.
 
     Args:
         groups: of W_ss; must divide `channels`.
@@ -21,16 +22,11 @@ class ScaleMixing(nn.Module):
         self.bn = nn.BatchNorm2d(2 * channels)
         self.across = nn.Conv2d(2 * channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), and the modulation of the same shape or None → (B, C, H, W)."""
         x = self.bn(self.within(x))                                                  # (B, 2C, H, W)
-        return self.across(F.gelu(x))                                                # (B, C, H, W)
-
-
-class SIM(ScaleMixing):
-    """Scale mixing multiplied by the modulation v = W_Z(x)."""
-
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        return super().forward(x) * modulation
+        x = self.across(F.gelu(x))                                                   # (B, C, H, W)
+        return x if modulation is None else x * modulation
 
 
 class ConvMixing(nn.Module):
