@@ -1,4 +1,4 @@
-"""Checkpoint files → models. Files hold tensors and plain values only, and are never allowed to run anything."""
+"""Checkpoint files → models. Only tensors and plain values are read, so opening a file can run no code."""
 import pickle
 import warnings
 from pathlib import Path
@@ -32,9 +32,9 @@ def read_checkpoint(path: str | Path) -> dict:
         raise UserError(f'{path}: no such checkpoint file{hint}')
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # torch's hints about odd files; what follows says all there is to say
+            warnings.simplefilter('ignore')  # torch's hints about unusual files; the errors below are clearer
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # whatever a damaged or foreign file makes torch raise
+    except Exception as error:  # a damaged or foreign file makes torch raise anything
         if isinstance(error, pickle.UnpicklingError) and 'global' in str(error).lower():
             raise UserError(f'{path}: not opened, because it carries more than tensors and plain values') from error
         raise UserError(f'{path}: not a checkpoint, or a damaged one') from error
@@ -66,25 +66,25 @@ def build(checkpoint: dict, source: str) -> SRModel:
 
 
 def load_state(model: SRModel, state: dict, source: str, fresh: tuple[str, ...] = ()) -> None:
-    """Loads tensors strictly, but for those in `fresh`, which keep their values.
+    """Loads `state`: exactly the tensors of the model, except for those named in `fresh`, which keep their values.
 
     Raises: UserError that names what is missing, left over or of another shape.
     """
-    own: dict[str, Tensor] = {key: value for key, value in model.state_dict().items() if key not in fresh}
+    needed: dict[str, Tensor] = {key: value for key, value in model.state_dict().items() if key not in fresh}
     problems = {
-        'missing': [key for key in own if key not in state],
-        'left over': [key for key in state if key not in own],
-        'of another shape': [key for key in own if key in state and own[key].shape != dense_shape(state[key])],
+        'missing': [key for key in needed if key not in state],
+        'left over': [key for key in state if key not in needed],
+        'of another shape': [key for key in needed if key in state and needed[key].shape != dense_shape(state[key])],
     }
     lines = [f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
              for what, keys in problems.items() if keys]
     if lines:
         raise UserError(f"{source}: its tensors are not those of this model: {'; '.join(lines)}")
-    model.load_state_dict(state, strict=False)  # what `fresh` leaves out is all that is missing
+    model.load_state_dict(state, strict=False)  # only the tensors in `fresh` are missing
 
 
 def dense_shape(value: object) -> torch.Size | None:
-    """The shape of an ordinary real tensor; None for anything else that a file may hold in its place."""
+    """The shape of a dense, real tensor on the CPU; None for any other value."""
     if (isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == 'cpu'
             and not value.is_complex()):
         return value.shape
@@ -116,7 +116,7 @@ def load(path: str | Path, device: str | torch.device = 'cpu') -> SRModel:
     if name in MODELS.entries and not Path(path).exists():
         model = make({'name': name})
         if any(True for _ in model.parameters()):
-            raise UserError(f"'{name}' has no weights of its own: give a checkpoint file")
+            raise UserError(f"'{name}' needs weights: give a checkpoint file")
     else:
         model = build(read_checkpoint(path), name)
     return model.fold().eval().to(device)

@@ -1,4 +1,4 @@
-"""The two contracts that models keep: an `Encoder` turns an LR image into features, an `SRModel` into an HR image.
+"""The two contracts of models: an `Encoder` turns an LR image into features, an `SRModel` into an HR image.
 
 Shapes: B batch, H×W the LR grid, h×w the output grid, Q queries.
 
@@ -25,9 +25,9 @@ class Encoder(nn.Module):
 
     Attributes:
         out_channels: channels of `features`.
-        reach: how far a feature sees, in LR pixels; None: everywhere, so an image is always encoded as a whole.
-        multiple: the sides of what `features` is given are multiples of this number; the image is mirrored up to it.
-        scale: 1; with an upsampling tail its factor, and `features` are RGB (B, 3, scale·H, scale·W).
+        reach: how many LR pixels around it a feature depends on; None: the whole image, which is then never cut.
+        multiple: both sides of the input of `features` are multiples of this number; images are mirrored to reach it.
+        scale: 1, or the factor of the upsampling tail; with a tail `features` returns RGB (B, 3, scale·H, scale·W).
     """
 
     out_channels: int
@@ -42,7 +42,7 @@ class Encoder(nn.Module):
     def deepened_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
         """The tensors of a shallower encoder of this kind, with identity blocks added (Net2Net, arXiv 1511.05641).
 
-        Returns: what this encoder loads to compute what the shallower one did, and the number of blocks added.
+        Returns: tensors with which this encoder computes what the shallower one computes, and the number of added blocks.
         Raises: UserError when encoders of this kind cannot be deepened, or when `state` has more blocks than this one.
         """
         raise UserError(f'encoders of kind {type(self).__name__} cannot be deepened')
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         """Features of the whole LR image (B, 3, H, W), or of a region of it: (B, out_channels, scale·h, scale·w).
 
         Args:
-            halo: LR pixels around the region that are looked at, at most `reach`, which is exact and the default.
+            halo: LR pixels around the region that are read, at most `reach`. The default, `reach`, is exact.
         """
         if region is None or self.reach is None:
             x = self.features(lr if self.multiple == 1 else mirror(lr, self.multiple))
@@ -72,12 +72,13 @@ class SRModel(nn.Module):
 
     Attributes:
         fixed_scale: the only factor the model can upscale by, or None for any.
-        reach: how far an output pixel sees around its nearest LR pixel, in LR pixels; None: over the whole image, which is
-            then always encoded as a whole.
-        whole_grid: whether `upscale` must ask for its whole grid at once.
-        has_windows: whether a window can be rendered alone; not where the queries of a grid depend on each other.
-        may_idle: whether there are scales at which some parameters take no part.
-        reimplementation: for a method without a public program, what this one is made from; tables say so. None for others.
+        reach: how many LR pixels around its nearest one an output pixel depends on; None: the whole image, which is then
+            always encoded as a whole.
+        whole_grid: whether `upscale` must query its whole grid at once.
+        has_windows: whether a window can be rendered alone; False where the queries of a grid depend on each other.
+        may_idle: whether some parameters are unused at some scales.
+        reimplementation: for a method without a released program, the source of this implementation, which tables show;
+            None for others.
     """
 
     fixed_scale: int | None = None
@@ -100,11 +101,12 @@ class SRModel(nn.Module):
     # what a model implements
 
     def encode(self, lr: Tensor, region: Region | None = None, halo: int | None = None) -> Any:
-        """Everything that does not depend on the queries: the whole LR image (B, 3, H, W), normalised → latent.
+        """All that does not depend on the queries: the whole LR image (B, 3, H, W), normalised → latent.
 
         Args:
-            region: the latent is for queries whose nearest LR pixel lies in it; None: all of the image.
-            halo: LR pixels around the region that the encoder looks at, instead of all that it can see; not exact.
+            region: the latent serves the queries whose nearest LR pixel lies in it; None: the whole image.
+            halo: LR pixels around the region that the encoder reads; None: all that its features depend on. Fewer are not
+                exact.
         """
         raise NotImplementedError
 
@@ -113,12 +115,12 @@ class SRModel(nn.Module):
         raise NotImplementedError
 
     def query_grid(self, latent: Any, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
-        """Normalised RGB where rows and columns cross; by `query`, in chunks, unless a model knows better.
+        """Normalised RGB at the crossings of rows and columns. By default `query` is called in chunks.
 
         Args:
             rows, columns: (h,) and (w,) float64, coordinates y and x.
             cell: (B, 2).
-            memory: bytes to stay within, the result aside.
+            memory: bytes that may be held, besides the result.
         Returns: (B, h, w, 3).
         """
         return upscale.query_in_chunks(self, latent, rows, columns, cell, memory)
@@ -126,7 +128,7 @@ class SRModel(nn.Module):
     # what the engine asks of any model
 
     def fold(self) -> 'SRModel':
-        """Replaces, in place, every layer that has a cheaper equal for inference (`folded`); returns the model."""
+        """Replaces, in place, every layer that has a cheaper equivalent for inference (`folded`); returns the model."""
         for parent in list(self.modules()):
             for name, child in parent.named_children():
                 folded = getattr(child, 'folded', None)
@@ -135,23 +137,23 @@ class SRModel(nn.Module):
         return self
 
     def training_values(self) -> dict[str, Tensor]:
-        """Learnt scalars worth a curve, by name: those that a module returns from `training_values`."""
+        """Learnt scalars to plot during training, by name: those that modules return from `training_values`."""
         found = [(path, module.training_values()) for path, module in self.named_modules()
                  if path and hasattr(module, 'training_values')]
         return {f'{path}.{name}': value for path, values in found for name, value in values.items()}
 
     def fresh_tensors(self, state: dict[str, Tensor]) -> list[str]:
-        """Names of the tensors that start afresh when training starts from an earlier stage's `state`, which lacks them."""
+        """Names of the tensors that are missing from the `state` of an earlier training stage and start afresh after it."""
         return [f'{path}.{name}' for path, module in self.named_modules() for name in getattr(module, 'stage_tensors', ())]
 
     def use_kernels(self, on: bool, dtype: torch.dtype = torch.float32) -> 'SRModel':
-        """Lets the modules that have GPU kernels use them, as they do unasked, or not; returns the model.
+        """Turns the GPU kernels of the modules that have them on (the default) or off; returns the model.
 
-        Kernels are checked before their first use, which `torch.compile` must not trace: whoever compiles a model calls this
-        first, with the model on its device.
+        Kernels are checked before their first use, and `torch.compile` must not trace the check. So call this before
+        compiling a model, with the model on its device.
 
         Args:
-            dtype: of the feature maps: that of the parameters, or autocast's.
+            dtype: of the feature maps: that of the parameters or of autocast.
         """
         for path, module in self.named_modules():
             if path and hasattr(module, 'use_kernels'):
@@ -165,9 +167,9 @@ class SRModel(nn.Module):
 
         Args:
             lr: (B, 3, H, W) in [0, 1].
-            coord: (B, Q, 2), (y, x) in [−1, 1], float32 or float64 (offsets are exact only in the latter).
+            coord: (B, Q, 2), (y, x) in [−1, 1], float32 or float64; only float64 keeps offsets exact.
             cell: (B, 2), size of an output pixel in the same units.
-        Returns: (B, Q, 3), RGB in [0, 1] where the prediction is right; not clamped.
+        Returns: (B, Q, 3), RGB; the targets lie in [0, 1], the predictions are not clamped.
         """
         return self.denormalise_rgb(self.query(self.encode(self.normalise_lr(lr)), coord, cell))
 
@@ -216,7 +218,7 @@ class SRModel(nn.Module):
 
 
 def mirror(x: Tensor, multiple: int) -> Tensor:
-    """(B, C, H, W) continued at the bottom and the right by mirroring, the edge repeated, until both sides are multiples."""
+    """(B, C, H, W) extended at the bottom and the right by mirroring, edge pixels repeated, to multiples of a number."""
     for dim in (2, 3):
         n = x.shape[dim]
         if n % multiple:

@@ -16,7 +16,7 @@ class MLP(nn.Module):
     """Linear layers with an activation between them, (…, in_dim) → (…, out_dim).
 
     Args:
-        in_dim: numbers per query; given by the model that owns the decoder.
+        in_dim: numbers per query; set by the model, not by the config.
         out_dim: 3 for RGB.
         hidden_list: widths of the hidden layers.
         act: 'relu' or 'gelu' (the exact one).
@@ -37,16 +37,16 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, common: Tensor | None = None) -> Tensor:
         """(B, Q, in_dim) → (B, Q, out_dim).
 
-        `common` (B, S) are the last S inputs where all queries of an image have the same: they pass the first layer once
-        per image, and x (B, Q, in_dim − S) need not be copied to be joined to them.
+        `common` (B, S) holds the last S inputs if they are equal for all queries of an image. They then pass the first
+        layer once per image, and x (B, Q, in_dim − S) need not be copied to join them.
         """
         weight, offset = self.first_layer(x.shape[-1], common)
         return self.layers[1:](F.linear(x, weight) + offset)
 
     def first_layer(self, query_dim: int, common: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The first layer cut in two: weights (hidden, query_dim) of the inputs of each query, and the rest as an offset.
+        """The first layer in two parts: the weights of the first `query_dim` inputs, and the other terms as an offset.
 
-        Returns: weight; offset (hidden,), or (B, 1, hidden) with `common` inputs (B, S).
+        Returns: weight (hidden, query_dim); offset (hidden,), or (B, 1, hidden) with `common` inputs (B, S).
         """
         first = self.layers[0]
         assert isinstance(first, nn.Linear)
@@ -71,7 +71,7 @@ class PositionalBias(nn.Module):
         heads: h.
         enc_dims: 4·F, the features.
         posenc_scale: upper end of l.
-        posenc_type, hidden_dims, gamma: released configs carry them; only 'sinusoid' exists, the others play no part.
+        posenc_type, hidden_dims, gamma: in released configs; only 'sinusoid' exists, the other two have no effect.
     """
 
     frequencies: Tensor
@@ -87,7 +87,7 @@ class PositionalBias(nn.Module):
         self.proj = nn.Linear(enc_dims, heads)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> 'PositionalBias':
-        """half() and bfloat16() leave the frequencies alone: a phase is ω·δ, and ω goes up to 1023."""
+        """half() and bfloat16() do not convert the frequencies: a phase is ω·δ, and ω goes up to 1023."""
         frequencies = self.frequencies
         super()._apply(fn, recurse)
         self.frequencies = frequencies.to(self.proj.weight.device)
@@ -114,7 +114,7 @@ def sample_bilinear(image: Tensor, coord: Tensor, padding: str) -> Tensor:
     Args:
         image: (B, C, H, W).
         coord: (B, Q, 2), (y, x) in [−1, 1].
-        padding: 'zeros' or 'border', what lies beyond the edge pixels' centres.
+        padding: 'zeros' or 'border', what samples read beyond the centres of the edge pixels.
     Returns: (B, Q, C).
     """
     dtype = torch.promote_types(image.dtype, torch.float32)  # half precision would move a query by a tenth of a pixel
@@ -129,7 +129,7 @@ def bilinear_grid(image: Tensor, region: Region, rows: Tensor, columns: Tensor, 
     Args:
         image: (B, C, H, W), a region of the image.
         rows, columns: (h,) and (w,) float64, coordinates y and x in the image.
-        padding: 'zeros' or 'border', what lies beyond the edge pixels' centres.
+        padding: 'zeros' or 'border', what samples read beyond the centres of the edge pixels.
     Returns: (B, h, w, C).
     """
     zeros = int(padding == 'zeros')
@@ -142,9 +142,10 @@ def bilinear_grid(image: Tensor, region: Region, rows: Tensor, columns: Tensor, 
 
 
 def _linear_samples(coord: Tensor, n: int, start: int, zeros: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(n,) coordinates of an axis → the pixels on both sides, counted from `start` on, and the weight of the second.
+    """Coordinates of an n-pixel axis → the pixel before, the pixel after, and the weight of the latter.
 
-    Beyond the n pixels are as many `zeros`, which come first when counting, and further on the last of all these.
+    Pixels are counted in a map that begins with pixel `start` and has `zeros` zero pixels added at both ends. Beyond these
+    the outermost pixel is repeated.
     """
     pixel = ((coord + 1) * n - 1) / 2
     low = pixel.floor()

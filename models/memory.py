@@ -1,6 +1,6 @@
-"""How much memory a computation holds, by measuring it: nobody has to count by hand what a layer allocates.
+"""Measures the memory that a computation holds: no layer has to declare what it allocates.
 
-The bytes of tensors are counted, which are the same on every device and in every run.
+The bytes of tensors are counted. They are the same on every device and in every run.
 """
 import weakref
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakMeter(TorchDispatchMode):
-    """While it is on, follows the tensors that operators of this thread make.
+    """While it is active, follows the tensors that the operators of this thread make.
 
     Attributes:
-        peak: bytes that these held at most at a time, since the start or since it was last set.
+        peak: the most bytes that they held at any time, since the start or since `peak` was last set.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ def _storages(values: Any) -> list[torch.UntypedStorage]:
 
 
 def peak_bytes(function: Callable[..., Any], *args: Any) -> int:
-    """Bytes of the tensors that a call of `function` makes and holds at most at a time, its result among them."""
+    """The most bytes that the tensors made by a call of `function` hold at any time, its result included."""
     with PeakMeter() as meter:
         function(*args)
     return meter.peak

@@ -1,4 +1,4 @@
-"""What models are made of, by name: one registry for each kind, and the annotations of arguments that are specs."""
+"""Registries of the models and their parts, one for each kind, and the annotations of arguments that are specs."""
 from typing import Annotated
 
 from common.registry import Registry

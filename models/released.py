@@ -1,6 +1,6 @@
-"""Checkpoints as the programs of this family released them: their names of models, arguments and tensors.
+"""Released checkpoints of this family of programs: their names of models, arguments and tensors → ours.
 
-LIIF, LTE, CLIT and MSIT share one file layout, {'model': {'name', 'args', 'sd'}, …}; what differs from ours is here.
+The files of LIIF, LTE, CLIT and MSIT have one layout, {'model': {'name', 'args', 'sd'}, …}. Only the names differ from ours.
 """
 import re
 
@@ -61,8 +61,8 @@ def method(name: str) -> str:
 def translate(spec: dict) -> tuple[dict, dict[str, Tensor]]:
     """The spec {'name', 'args'} and our names of the tensors of a checkpoint's 'model' entry.
 
-    A file that this project wrote passes unchanged. A re-parameterised file of the authors' is known by its tensors, since
-    its arguments carry no flag.
+    A file that this project wrote passes unchanged. A re-parameterised file of the authors' program is recognised by its
+    tensors, because its arguments do not say so.
     """
     name, args = spec['name'], spec.get('args') or {}
     state = {rename(name, key): value for key, value in spec['sd'].items() if not UNUSED.search(key)}

@@ -1,11 +1,11 @@
-"""Upscaling within a memory budget, from top to bottom: an image of any size, or a window of one.
+"""Upscaling within a memory budget: an image of any size, or a window of one. Read it from top to bottom.
 
     upscale_image:   image → LR batch → regions that fit → for each: encode → bands of the output → RGB in place
     encode_image and render_window:   image → latent, once;   latent → bands of any window at any size
 
-A region is encoded with the margin that its outputs depend on, so the numbers are those of the whole image, to rounding. How
-large regions may be follows from the options and from the bytes that the model's tensors were measured to take
-(`models/memory.py`), never from the memory that happens to be free: the same options give the same bits.
+A region is encoded with the margin that its outputs depend on, so they are those of the whole image, to rounding. The size
+of regions follows from the options and from the measured bytes of the model's tensors (`models/memory.py`), never from the
+memory that is free at the moment: the same options give the same bits.
 
 Shapes: B batch, H×W the LR image, h×w the output.
 """
@@ -29,16 +29,16 @@ from utils import UserError
 if TYPE_CHECKING:
     from models.contract import SRModel
 
-GPU_MEMORY = 2 ** 32  # bytes, unless the caller says otherwise
+GPU_MEMORY = 2 ** 32  # bytes by default
 DEFAULT_MEMORY = {'cpu': 3 * 2 ** 29, 'cuda': GPU_MEMORY}
-MOST_TIMES = 4          # the default memory may grow so far where regions would be narrower than their margins
+MOST_TIMES = 4          # the default memory grows up to so many times where regions would be narrower than margins
 ENCODING_SHARE = 0.6    # of the memory; the queries take the rest
 SMALLEST_SIDE = 16      # of a region, and of the image on which an encoding is measured, in LR pixels
 SAMPLE_QUERIES = 256    # on which queries are measured
-AMPLE = 2 ** 15         # bytes per LR pixel: an image for which the budget has as many is encoded whole without measuring
-CPU_CHUNK = 2 ** 24     # bytes that the queries of one chunk hold at once on a CPU: sized to fit its caches
-CPU_BAND = 2 ** 25      # bytes that a band of the output takes there: more would save nothing
-BAND_COPIES = 5         # of a band of the output: while it is denormalised, clamped and put in place
+AMPLE = 2 ** 15         # bytes per LR pixel: with as many in the budget, an image is encoded whole, without measuring
+CPU_CHUNK = 2 ** 24     # bytes that the queries of one chunk hold on a CPU: sized to fit its caches
+CPU_BAND = 2 ** 25      # bytes of a band of the output on a CPU: more would save nothing
+BAND_COPIES = 5         # of a band of the output, held while it is denormalised, clamped and written
 OUTSIDE = 0.5           # how far floating-point values may lie outside [0, 1]: resampling overshoots, other ranges are wrong
 
 
@@ -59,8 +59,8 @@ def upscale_image(model: 'SRModel', image: Any, size: tuple[int, int], memory: i
         size: (h, w), each at least the LR side.
         memory: bytes that may be used beside the input, the weights and the result; default: 1.5 GiB on CPUs, 4 GiB on
             GPUs. An image that does not fit is processed in regions, with the same result to rounding.
-        halo: LR pixels around a region that the encoder looks at, instead of all that it can see: faster, not exact. Plays
-            no part where the image is processed as a whole.
+        halo: LR pixels around a region that the encoder reads; None: all that its features depend on. Fewer are faster and
+            not exact. No effect where the image is processed as a whole.
         progress: called with the fraction of the output that is done, above 0 to 1.
     Raises: UserError when the input is no such image, the model cannot make this size, or not within this memory.
     """
@@ -82,7 +82,7 @@ def upscale_image(model: 'SRModel', image: Any, size: tuple[int, int], memory: i
 
 
 def encode_image(model: 'SRModel', image: Any) -> EncodedImage:
-    """Everything about an image that does not depend on what is asked for, for `render_window`.
+    """Encodes an image once, for any number of calls of `render_window`.
 
     Args:
         image: RGB; see `lr_batch`. It is encoded as a whole.
@@ -123,7 +123,7 @@ def render_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, 
 
 
 def halo_error(model: 'SRModel', image: Any, size: tuple[int, int], halo: int, memory: int | None = None) -> float | None:
-    """The largest difference, RGB in [0, 1], that `halo` makes in the region in the middle of an image.
+    """The largest error, of RGB in [0, 1], that `halo` causes in the middle region of an image.
 
     Args: those of `upscale_image`.
     Returns: 0 where the image is not processed in regions; None where not even one exact region fits into the memory.
@@ -148,13 +148,13 @@ def halo_error(model: 'SRModel', image: Any, size: tuple[int, int], halo: int, m
 # regions and bands
 
 def plan_regions(model: 'SRModel', lr: Tensor, memory: int | None, halo: int | None) -> tuple[list[Region], int]:
-    """The whole image where its encoding fits into its part of the memory, else regions of which each one does.
+    """The regions to process one by one: the whole image if its encoding fits into the memory, else parts that fit.
 
     Args:
         lr: (B, 3, H, W), for its shape, type and device.
         memory, halo: those of `upscale_image`.
     Returns: the regions, and the memory in bytes.
-    Raises: UserError that names an amount of memory that is enough, when not even the smallest region fits.
+    Raises: UserError that names a sufficient amount of memory, when not even the smallest region fits.
     """
     height, width = lr.shape[2:]
     given, default = memory, DEFAULT_MEMORY.get(lr.device.type, GPU_MEMORY)
@@ -179,7 +179,7 @@ def plan_regions(model: 'SRModel', lr: Tensor, memory: int | None, halo: int | N
 
 
 def encoding_stages(model: 'SRModel', lr: Tensor, halo: int | None) -> list[tuple[int, int]]:
-    """(margin in LR pixels, bytes per LR pixel of the batch) of the encoder, and of what follows it, by measuring both."""
+    """(margin in LR pixels, measured bytes per LR pixel of the batch) of the encoder, and of the layers after it."""
     margins, stages = _margins(model, halo), []
     encoder = getattr(model, 'encoder', None)
     with PeakMeter() as meter:
@@ -198,7 +198,7 @@ def encoding_stages(model: 'SRModel', lr: Tensor, halo: int | None) -> list[tupl
 
 
 def _margins(model: 'SRModel', halo: int | None) -> tuple[int, int]:
-    """LR pixels around a region that are read: by the encoder and what follows it together, and by what follows it alone."""
+    """LR pixels around a region that are read: by the whole encoding, and by the layers after the encoder alone."""
     seen = getattr(getattr(model, 'encoder', None), 'reach', 0) or 0
     assert model.reach is not None  # else there are no regions
     after = model.reach - seen
@@ -206,25 +206,25 @@ def _margins(model: 'SRModel', halo: int | None) -> tuple[int, int]:
 
 
 def _region_side(lr: Tensor, memory: int, stages: list[tuple[int, int]]) -> tuple[int, int]:
-    """The longest side of regions that fit, and how long a side of the image may be to stay uncut."""
+    """The longest side of regions that fit, and the longest side of an image that need not be cut."""
     height, width = lr.shape[2:]
     fitting = [(int(memory * ENCODING_SHARE) // size, margin) for margin, size in stages]            # LR pixels, margin
-    sides = [max(math.isqrt(pixels), pixels // min(height, width)) - 2 * margin  # none beyond the borders of the short side
+    sides = [max(math.isqrt(pixels), pixels // min(height, width)) - 2 * margin  # no margin across an uncut side
              for pixels, margin in fitting if pixels < height * width]
     return min(sides, default=max(height, width)), min(math.isqrt(pixels) for pixels, _ in fitting)
 
 
 def _decode_region(model: 'SRModel', latent: Any, region: Region, rows: Tensor, columns: Tensor, cell: Tensor,
                    memory: int) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Bands of the output where rows and columns cross whose nearest LR pixels lie in the region.
+    """The output pixels whose nearest LR pixel lies in the region, band by band.
 
-    Yields: their part of the rows, of the columns, and RGB (B, 3, h', w') in [0, 1].
+    Yields: the rows of a band, its columns, and its RGB (B, 3, h', w') in [0, 1].
     """
     memory = int(memory * (1 - ENCODING_SHARE)) // 2  # half for the queries, half for a band of RGB
     nearest_row = coords.nearest_index(rows, region.image_height).cpu()
     x = nearest_in(coords.nearest_index(columns, region.image_width).cpu(), region.left, region.right)
     start, stop = region.top, region.bottom
-    per_line = 4 * 3 * BAND_COPIES * len(cell) * (x.stop - x.start) * -(-len(rows) // (stop - start))  # bytes, or more
+    per_line = 4 * 3 * BAND_COPIES * len(cell) * (x.stop - x.start) * -(-len(rows) // (stop - start))  # bytes, at most
     step = max(1, (min(memory, CPU_BAND) if rows.device.type == 'cpu' else memory) // per_line)
     if model.whole_grid:
         step = stop - start
@@ -236,7 +236,7 @@ def _decode_region(model: 'SRModel', latent: Any, region: Region, rows: Tensor, 
 
 
 def nearest_in(nearest: Tensor, start: int, stop: int) -> slice:
-    """The output lines whose nearest LR line is in [start, stop): a slice of `nearest`, which does not decrease."""
+    """The slice of the ascending LR indices `nearest`, one for each output row or column, that lie in [start, stop)."""
     first, last = torch.searchsorted(nearest, torch.tensor([start, stop])).tolist()
     return slice(first, last)
 
@@ -244,7 +244,7 @@ def nearest_in(nearest: Tensor, start: int, stop: int) -> slice:
 # queries in chunks
 
 def query_in_chunks(model: 'SRModel', latent: Any, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
-    """`SRModel.query_grid` by the model's `query`: in chunks that fit into the memory, and on CPUs into their caches."""
+    """`SRModel.query_grid` by `query`: in chunks that fit into the memory and, on CPUs, into the caches."""
     grid = torch.cartesian_prod(rows, columns).view(-1, 2).expand(len(cell), -1, 2)  # (B, h·w, 2)
     memory = min(memory, CPU_CHUNK) if rows.device.type == 'cpu' else memory
     chunk = queries_at_once(lambda coord: model.query(latent, coord, cell), grid, memory)
@@ -253,16 +253,16 @@ def query_in_chunks(model: 'SRModel', latent: Any, rows: Tensor, columns: Tensor
 
 
 def queries_at_once(ask: Callable[[Tensor], Any], coord: Tensor, memory: int) -> int:
-    """How many of the queries (B, Q, 2) fit into so many bytes, by measuring what `ask` holds for a few of them."""
+    """How many of the queries (B, Q, 2) fit into `memory` bytes, by measuring what `ask` holds for a few of them."""
     sample = coord[:, :SAMPLE_QUERIES]
     return max(1, memory * sample.shape[1] // max(1, peak_bytes(ask, sample)))
 
 
-# what goes in
+# inputs and their checks
 
 @contextmanager
 def _inference(model: 'SRModel') -> Iterator[None]:
-    """Eval mode and no gradients, for a while: nothing of the model changes, batch-norm statistics included."""
+    """Eval mode without gradients; afterwards the model is as before, batch-norm statistics included."""
     training = list(filter(attrgetter('training'), model.modules()))
     for module in training:
         module.training = False
@@ -275,11 +275,11 @@ def _inference(model: 'SRModel') -> Iterator[None]:
 
 
 def lr_batch(model: 'SRModel', image: Any) -> Tensor:
-    """An image, or a batch, as the model takes it: (B, 3, H, W) in [0, 1], of the weights' type, on their device.
+    """An image or a batch as input of the model: (B, 3, H, W) in [0, 1], of the weights' type, on their device.
 
     Args:
         image: RGB as a tensor (B, 3, H, W), a NumPy array (H, W, 3) or (B, H, W, 3), or a Pillow image of 8 bits. uint8
-            counts from 0 to 255, uint16 (NumPy) to 65535; floating-point values from 0 to 1.
+            values go from 0 to 255, uint16 (NumPy) to 65535, floating-point values from 0 to 1.
     Raises: UserError for anything else.
     """
     if isinstance(image, Image.Image):

@@ -543,7 +543,7 @@ def test_saved_model_comes_back_equal(tmp_path, name, norm):
 
 def test_a_name_that_needs_no_weights_loads_and_others_do_not():
     assert type(models.load('bicubic')).__name__ == 'Bicubic'
-    with assert_user_error("'edsr-baseline' has no weights of its own"):
+    with assert_user_error("'edsr-baseline' needs weights: give a checkpoint file"):
         models.load('edsr-baseline')
     with assert_user_error('nowhere.pth: no such checkpoint file'):
         models.load('nowhere.pth')

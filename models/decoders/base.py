@@ -1,4 +1,4 @@
-"""What the decoders have in common that read nothing but an encoder's features around a query."""
+"""Base of the decoders whose only input is an encoder's features of the LR image."""
 from typing import Any
 
 from torch import Tensor
@@ -9,11 +9,11 @@ from models.encoders.base import make_encoder
 
 
 class FeatureDecoder(SRModel):
-    """Base of such decoders. Subclasses implement `decode_features` and `query`.
+    """An encoder and a decoder of its features. Subclasses implement `decode_features` and `query`.
 
     Attributes:
-        own_reach: how far the decoder reads features around the nearest LR pixel of a query, in LR pixels. None, which is
-            always right: everywhere, so images are encoded as a whole, however large they are.
+        own_reach: how many LR pixels around a query's nearest one the decoder reads features from. None is always correct:
+            features of the whole image, which is then encoded as a whole, however large it is.
 
     Args:
         encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.

@@ -25,8 +25,8 @@ class Latent(NamedTuple):
 class Bicubic(SRModel):
     """Needs no weights. The size of the whole upscaled grid follows from the cell.
 
-    Pillow filters along one axis, rounds, and filters along the other. Which one comes first depends on the sizes: a window
-    may differ by rounding and clipping from that part of the whole grid, which is therefore made at once.
+    Pillow filters along one axis, rounds, and filters along the other; their order depends on the sizes. A window may
+    therefore differ from the same part of the whole grid, by rounding and clipping. So the grid is made at once.
     """
 
     whole_grid = True
@@ -37,7 +37,7 @@ class Bicubic(SRModel):
         return Latent([Image.fromarray(image) for image in pixels.numpy()], lr)
 
     def resize(self, latent: Latent, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> Tensor:
-        """Pillow's bicubic of a box (left, top, right, bottom), in LR pixels, or of all: → (B, h, w, 3), normalised."""
+        """Pillow's bicubic of a box (left, top, right, bottom) in LR pixels, or of all → (B, h, w, 3), normalised."""
         resized = [np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, box)) for image in latent.images]
         return self.normalise_rgb(torch.from_numpy(np.stack(resized)).to(latent.like) / 255)
 

@@ -4,7 +4,7 @@
 Shapes: B batch, F encoder channels, H×W the LR grid, Q queries, N = 4 neighbours of a query; L = ⌈H/2⌉·⌈W/2⌉ patches.
 
     LR (B, 3, H, W) → encoder (B, F, H, W) → unfolded 3×3: keys (B, 9F, H, W); + non-local features: values (B, 10F, H, W)
-       → at each of N neighbours: key, value, each times what an MLP makes of it, the offset and the cell
+       → at each of N neighbours: key and value, each multiplied by an MLP's output for itself, the offset and the cell
        → attention of the nearest key to the N keys: (B, Q, 10F) → MLP (B, Q, 3) + bilinear LR
 """
 from typing import NamedTuple
@@ -20,11 +20,11 @@ from models.layers import MLP, sample_bilinear
 from models.registries import EncoderSpec, register
 
 SHARPNESS = 10.0  # of the non-local softmax
-SCORES = 2 ** 26  # of it that are in memory at once
+SCORES = 2 ** 26  # of that softmax, in memory at once
 
 
 class CrossScaleAttention(nn.Module):
-    """Every 3×3 surroundings of a feature attends to those of the map at half its size, and takes the 6×6 features that
+    """Every 3×3 patch of features attends to the 3×3 patches of the map at half size, and receives the 6×6 patches that
     these were made from: (B, F, H, W) → (B, F, H, W)."""
 
     def __init__(self, channels: int):
@@ -91,12 +91,12 @@ class CiaoSR(FeatureDecoder):
         region, dtype = latent.region, latent.keys.dtype
         size = cell.new_tensor([region.image_height, region.image_width])
         near = neighbours(coord, region, True, (1 - cell) / (size - 1).clamp(min=1))
-        own = neighbours(coord, region, False).row.squeeze(2)                        # (B, Q)
+        nearest = neighbours(coord, region, False).row.squeeze(2)                    # (B, Q)
         relative = relative_cell(cell, region.image_height, region.image_width)[:, None, None].expand_as(near.offset)
         place = torch.cat([near.offset, relative], -1).to(dtype)                     # (B, Q, N, 4)
         keys, values = (F.embedding(near.row, rows) for rows in (latent.keys, latent.values))
         keys = keys * self.imnet_k(torch.cat([keys, place], -1))                     # (B, Q, N, 9F)
         values = values * self.imnet_v(torch.cat([values, place], -1))               # (B, Q, N, 10F)
-        logits = (F.embedding(own, latent.keys).unsqueeze(2) * keys).sum(-1, keepdim=True)
+        logits = (F.embedding(nearest, latent.keys).unsqueeze(2) * keys).sum(-1, keepdim=True)
         attended = (logits.softmax(2) * values).sum(2)                               # (B, Q, 10F)
         return self.imnet_q(attended) + sample_bilinear(latent.lr, region.local(coord), 'border')

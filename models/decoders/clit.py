@@ -4,8 +4,8 @@ Shapes: B batch, H×W the LR grid, C base_dim, Q queries, K² = (2r + 1)² keys 
 
     LR (B, 3, H, W) → encoder → 3×3 convolution to C: features (B, C, H, W)
        → cascade 1: attention to the LR pixels around each query (B, Q, K²·C), relative cell (B, Q, 2) → MLP (B, Q, 3)
-       → cascade i: the same on the features resampled to a grid between the LR grid and the output, + 0.75 · what cascade
-         i − 1 gave
+       → cascade i: the same on the features resampled to a grid between the LR grid and the output, + 0.75 · the output of
+         cascade i − 1
        → + bilinear LR
 """
 import math
@@ -27,12 +27,12 @@ from models.registries import MLPS, BiasSpec, EncoderSpec, MLPSpec, register
 from utils import UserError
 
 POSENC = {'name': 'posenc', 'args': {'posenc_scale': 10, 'enc_dims': 64}}
-KEPT = 0.75  # of the cascade before
+KEPT = 0.75  # of the output of the cascade before
 
 
 class Latent(NamedTuple):
-    """Of a region of H×W LR pixels. lr: (B, 3, H, W), normalised; features: (B, C, H, W); maps: what the attention of the
-    first cascade reads, with the region."""
+    """Of a region of H×W LR pixels. lr: (B, 3, H, W), normalised; features: (B, C, H, W); maps: of the attention of the
+    first cascade, with the region."""
     lr: Tensor
     features: Tensor
     maps: Maps
@@ -42,19 +42,19 @@ class Latent(NamedTuple):
 class CLIT(FeatureDecoder):
     """Names of arguments and parameters are those of released configs and checkpoints.
 
-    How many cascades take part depends on the scale alone: s ≤ scale_base is one step; beyond it the first step makes
-    scale_base, the next one scale_base² … and the last one the rest.
+    The number of cascades in use depends on the scale alone. Up to scale_base it is one. Beyond, each
+    cascade but the last makes a step of scale_base, and the last one makes the rest.
 
     Args:
         encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
-        imnet_spec: the decoder MLP; each cascade has its own.
+        imnet_spec: the decoder MLP, one for each cascade.
         pb_spec: positional bias, shared by the cascades.
         base_dim: C.
         head, r: heads and window radius of the attention.
-        imnet_num, conv_num: cascades; both say the same.
+        imnet_num, conv_num: number of cascades; both must be equal.
         is_cell: append the relative cell to the decoder's input.
-        local_attn: must be true; released configs carry it.
-        scale_base: the largest factor of a step that is not the last.
+        local_attn: must be true; released configs contain it.
+        scale_base: factor of a step.
     """
 
     def __init__(self, *, encoder_spec: EncoderSpec, imnet_spec: MLPSpec, pb_spec: BiasSpec = POSENC,
@@ -103,7 +103,7 @@ class CLIT(FeatureDecoder):
 
     def grids(self, region: Region, cell: Tensor) -> list[tuple[int, int]]:
         """(height, width) of the grids between the LR grid and the output, whose cell is (B, 2): none for one cascade, or
-        for a process whose share of a batch is empty."""
+        for a process that gets no sample of a batch."""
         if len(self.imnets) == 1 or len(cell) == 0:
             return []
         size = (2 / cell.double()).round().long()                                    # (B, 2)
@@ -116,7 +116,7 @@ class CLIT(FeatureDecoder):
                 for step in range(1, steps)]
 
     def finer_maps(self, latent: Latent, cascade: int, size: tuple[int, int], y: Tensor, x: Tensor) -> Maps:
-        """What the attention of a later cascade reads: of a grid of `size`, the part around coordinates y and x."""
+        """The maps of a later cascade's attention: the part of a grid of `size` around the coordinates y and x."""
         attention = self.attention(cascade)
         (top, bottom), (left, right) = (nearest_index(coord, n).aminmax() for coord, n in zip((y, x), size))
         region = Region(int(top), int(bottom) + 1, int(left), int(right) + 1, *size).grow(attention.reach)
@@ -134,7 +134,7 @@ class CLIT(FeatureDecoder):
         return rgb + sample_bilinear(latent.lr, region.local(coord), 'border')
 
     def decode(self, cascade: int, maps: Maps, coord: Tensor, cell: Tensor) -> Tensor:
-        """What a cascade gives at (B, Q, 2) coordinates: (B, Q, 3)."""
+        """The output of a cascade at (B, Q, 2) coordinates: (B, Q, 3)."""
         return self.attention(cascade).decode(self.decoder(cascade), maps, coord, self.relative_cell(maps.region, cell))
 
     def query_grid(self, latent: Latent, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
@@ -151,7 +151,7 @@ class CLIT(FeatureDecoder):
 
     def blocks(self, latent: Latent, cascade: int, size: tuple[int, int], rows: Tensor, columns: Tensor,
                memory: int) -> list[tuple[slice, slice]]:
-        """Rows and columns of the output, in blocks whose part of a grid of `size` fits into so many bytes."""
+        """Rows and columns of blocks of the output. The part of a grid of `size` that a block reads fits into `memory`."""
         reach = self.attention(cascade).reach
         middle = rows[len(rows) // 2].view(1), columns[len(columns) // 2].view(1)
         held = peak_bytes(self.finer_maps, latent, cascade, size, *middle) / (2 * reach + 1) ** 2    # per pixel of that grid
@@ -165,5 +165,5 @@ class CLIT(FeatureDecoder):
         return [(y, x) for y in cuts[0] for x in cuts[1]]
 
     def relative_cell(self, region: Region, cell: Tensor) -> Tensor | None:
-        """(B, 2) → (B, 2): see `coords.relative_cell`, on the grid of `region`; None when it is not decoded."""
+        """(B, 2) → (B, 2): see `coords.relative_cell`, on the grid of `region`; None without `is_cell`."""
         return relative_cell(cell, region.image_height, region.image_width).to(self.inp_sub) if self.cell_decode else None

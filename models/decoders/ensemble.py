@@ -1,4 +1,4 @@
-"""The local ensemble of LIIF: a query is answered from each of the LR pixels around it, and the answers are blended.
+"""The local ensemble of LIIF: a prediction from each of the LR pixels around a query, blended by areas.
 
 Shapes: B batch, C channels, H×W the LR grid, Q queries, N neighbours of a query (4, or 1 without the ensemble).
 """
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from common.coords import Region, nearest_index
 
-SHIFT = 1e-6      # of all neighbours: a query between two pixels goes to the second one
-SMALLEST = 1e-9   # distance
+SHIFT = 1e-6      # of all neighbours: a query halfway between two pixels goes to the second one
+SMALLEST = 1e-9   # added to distances, against 0/0
 
 
 class Neighbours(NamedTuple):
-    """The pixels that answer a query: top left, top right, bottom left, bottom right, or the nearest alone.
+    """The pixels that a query is predicted from: top left, top right, bottom left, bottom right, or the nearest alone.
 
-    row: (B, Q, N) int64, where the pixel is in a map of the region that has one row per pixel (`pixel_rows`).
+    row: (B, Q, N) int64, the pixel's row in a map of the region with one row per pixel (`pixel_rows`).
     offset: (B, Q, N, 2) float64, query − centre of the pixel; one LR pixel is 2.0 units.
     weight: (B, Q, N) float64, sums to 1.
     """
@@ -31,26 +31,27 @@ class Neighbours(NamedTuple):
 
 
 def pixel_rows(x: Tensor) -> Tensor:
-    """(B, C, H, W) → (B·H·W, C): one row per pixel, its numbers side by side as a gather needs them."""
+    """(B, C, H, W) → (B·H·W, C): one row per pixel, contiguous, for fast gathers."""
     return rearrange(x, 'b c h w -> (b h w) c').contiguous()
 
 
 def neighbours(coord: Tensor, region: Region, local_ensemble: bool, distance: Tensor | None = None) -> Neighbours:
-    """What (B, Q, 2) coordinates, in the whole image, are answered from.
+    """The neighbours of queries at (B, Q, 2) coordinates in the whole image.
 
-    An answer has the weight of the rectangle between the query and the *diagonally opposite* neighbour, a product of two
-    lengths. At the image's border two neighbours may be the same pixel.
+    The weight of a prediction is the area of the rectangle between the query and the *diagonally opposite* neighbour, a
+    product of two lengths. At the image's border two neighbours may be the same pixel.
 
     Args:
-        region: part of the image that the maps show; it must hold the neighbours.
-        distance: (B, 2), how far to both sides of the query they are looked for; half an LR pixel by default.
+        region: part of the image that the maps cover; it must contain the neighbours.
+        distance: (B, 2), of the points on both sides of a query whose nearest pixels are its neighbours; half an LR pixel by
+            default.
     """
-    distance_y, distance_x = (None, None) if distance is None else distance.double().split(1, 1)    # (B, 1)
+    distance_y, distance_x = (None, None) if distance is None else distance.double().split(1, 1)     # (B, 1)
     y, offset_y, weight_y = neighbour_lines(coord[..., 0], region.image_height, local_ensemble, distance_y)  # (B, Q, 2 or 1)
     x, offset_x, weight_x = neighbour_lines(coord[..., 1], region.image_width, local_ensemble, distance_x)
     height, width = region.bottom - region.top, region.right - region.left
     image = torch.arange(len(coord), device=coord.device).view(-1, 1, 1, 1)
-    row = (image * height + y.unsqueeze(3) - region.top) * width + x.unsqueeze(2) - region.left    # (B, Q, 2, 2)
+    row = (image * height + y.unsqueeze(3) - region.top) * width + x.unsqueeze(2) - region.left      # (B, Q, 2, 2)
     offset = torch.stack(torch.broadcast_tensors(offset_y.unsqueeze(3), offset_x.unsqueeze(2)), -1)  # (B, Q, 2, 2, 2)
     weight = weight_y.unsqueeze(3) * weight_x.unsqueeze(2)                           # (B, Q, 2, 2)
     return Neighbours(row.flatten(2), offset.flatten(2, 3), weight.flatten(2))
@@ -62,9 +63,9 @@ def neighbour_lines(coord: Tensor, n: int, local_ensemble: bool,
 
     Args:
         coord: (…) in [−1, 1].
-        distance: broadcast to coord, how far to both sides; half a pixel by default.
+        distance: broadcast to coord, as in `neighbours`; half a pixel by default.
     Returns: index (…, 2 or 1) int64; offset (…, 2 or 1) float64, (coordinate − pixel centre) · n; weight (…, 2 or 1)
-        float64, the share of the distance to the other pixel.
+        float64, the distance to the other pixel divided by the sum of both.
     """
     coord = coord.double().unsqueeze(-1)
     sides = (2 * torch.arange(2, device=coord.device, dtype=coord.dtype) - 1) / n    # to the two pixels

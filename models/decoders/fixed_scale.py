@@ -39,7 +39,7 @@ class FixedScale(SRModel):
         return Upsampled(self.encoder(lr, region, halo), region)
 
     def query(self, latent: Upsampled, coord: Tensor, cell: Tensor) -> Tensor:
-        """The pixels of the network's own output grid that are nearest to the coordinates; `cell` plays no part."""
+        """The pixels of the network's output that are nearest to the coordinates; `cell` has no effect."""
         y, x = self.pixels(latent.region, coord[..., 0], coord[..., 1])              # (B, Q)
         index = (y * latent.rgb.shape[3] + x).unsqueeze(1).expand(-1, 3, -1)
         return latent.rgb.flatten(2).gather(2, index).transpose(1, 2)                # (B, Q, 3)
@@ -49,7 +49,7 @@ class FixedScale(SRModel):
         return rearrange(latent.rgb[:, :, y[:, None], x], 'b c h w -> b h w c')
 
     def pixels(self, region: Region, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the output of a region holds the pixels nearest to the coordinates."""
+        """Indices in the output of a region: the pixels nearest to the coordinates."""
         scale = self.encoder.scale
         return (coords.nearest_index(y, scale * region.image_height) - scale * region.top,
                 coords.nearest_index(x, scale * region.image_width) - scale * region.left)

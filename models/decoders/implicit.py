@@ -1,11 +1,11 @@
-"""Local implicit functions, the decoders that LIIF started: an MLP answers from each LR pixel around a query.
+"""Local implicit functions, introduced by LIIF: an MLP predicts RGB from each LR pixel around a query.
 
-It reads the features of the pixel and its 3×3 surroundings (*unfolded*), where the query lies relative to the pixel, and the
-cell. Its first layer is linear in all of them. The features' part is therefore a 3×3 convolution, done once per LR pixel
-before the queries instead of once per query and neighbour; the cell's part is done once per image.
+Its inputs are the 3×3 features around the pixel (*unfolded*), the position of the query relative to the pixel, and the cell.
+Its first layer is linear in all of them. The features' part is therefore a 3×3 convolution, computed once per LR pixel, not
+once per query and neighbour. The cell's part is computed once per image.
 
 Shapes: B batch, F encoder channels, H×W the LR grid, Q queries, N neighbours of a query (4, or 1 without the ensemble), P
-numbers that tell the position, M width of the first layer.
+numbers that encode the position, M width of the first layer.
 """
 from typing import Any, NamedTuple
 
@@ -26,15 +26,15 @@ class Latent(NamedTuple):
 
 
 class LocalImplicitFunction(FeatureDecoder):
-    """Base of LIIF, UltraSR and IPE: what an MLP `imnet` predicts at each neighbour, blended.
+    """Base of LIIF, UltraSR and IPE: the predictions of an MLP `imnet` at each neighbour, blended.
 
     Subclasses make `imnet`, whose `layers[0]` is a linear layer of `unfolded` + P inputs, and of 2 more with `cell_decode`,
-    in this order; they say how a position is told, and may decode in another way.
+    in this order. They implement `position` and may override `decode`.
 
     Args:
         encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
         local_ensemble: blend four predictions instead of taking that of the nearest pixel.
-        feat_unfold: read the 3×3 features around a pixel instead of its own.
+        feat_unfold: read the 3×3 features around a pixel instead of that of the pixel alone.
         cell_decode: read the relative cell (2/s_h, 2/s_w).
     """
 
@@ -58,7 +58,7 @@ class LocalImplicitFunction(FeatureDecoder):
         return self.imnet.layers[0].in_features - self.unfolded - 2 * self.cell_decode
 
     def position(self, offset: Tensor, cell: Tensor) -> Tensor:
-        """How the decoder is told where a query lies: offsets (B, Q, N, 2) float64, relative cell (B, 2) → (B, Q, N, P)."""
+        """The encoded position of the queries: offsets (B, Q, N, 2) float64, relative cell (B, 2) → (B, Q, N, P)."""
         raise NotImplementedError
 
     def decode(self, x: Tensor, position: Tensor) -> Tensor:
@@ -73,12 +73,12 @@ class LocalImplicitFunction(FeatureDecoder):
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         region, first = latent.region, self.imnet.layers[0]
-        cell = relative_cell(cell, region.image_height, region.image_width).to(first.weight)     # (B, 2)
+        cell = relative_cell(cell, region.image_height, region.image_width).to(first.weight)         # (B, 2)
         near = neighbours(coord, region, self.local_ensemble)
         position = self.position(near.offset, cell).to(first.weight)                 # (B, Q, N, P)
         with torch.autocast(coord.device.type, enabled=False):  # half precision would blur positions
-            _, own, common = first.weight.split([self.unfolded, self.position_dim, 2 * self.cell_decode], 1)
-            shared = F.linear(cell, common, first.bias) if self.cell_decode else first.bias.unsqueeze(0)
-            x = F.linear(position, own) + shared[:, None, None]                      # (B, Q, N, M)
+            _, of_position, of_cell = first.weight.split([self.unfolded, self.position_dim, 2 * self.cell_decode], 1)
+            common = F.linear(cell, of_cell, first.bias) if self.cell_decode else first.bias.unsqueeze(0)
+            x = F.linear(position, of_position) + common[:, None, None]              # (B, Q, N, M)
         x = x + F.embedding(near.row, latent.rows)
         return near.blend(self.decode(x, position))                                  # (B, Q, 3)

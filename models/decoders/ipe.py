@@ -3,8 +3,8 @@
 
 Shapes: B batch, F encoder channels, H×W the LR grid, Q queries, N neighbours of a query, L frequencies.
 
-    As LIIF, but offset and cell are told as the means of sin(ω·u) and cos(ω·u) over the area of the HR pixel: with half the
-    pixel's size r, sin(ω·u) · sin(ω·r)/(ω·r), and the same for cos.
+    As LIIF, but offset and cell are encoded as the means of sin(ω·u) and cos(ω·u) over the area of the HR pixel: with half
+    the pixel's size r, sin(ω·u) · sin(ω·r)/(ω·r), and the same for cos.
 """
 import math
 
@@ -21,10 +21,10 @@ class IPE(LocalImplicitFunction):
 
     Args:
         imnet_spec: the decoder MLP.
-        octaves: L, frequencies ω = 2^l, l = 0 … L − 1; offsets count 2.0 to an LR pixel.
+        octaves: L, frequencies ω = 2^l, l = 0 … L − 1, for offsets in units of half an LR pixel.
         times_pi: multiply the frequencies by π.
-        keep_offset: tell the offset itself as well.
-        cell_decode: tell the relative cell as well.
+        keep_offset: append the offset itself.
+        cell_decode: append the relative cell itself.
         The others as in `LocalImplicitFunction`.
     """
 

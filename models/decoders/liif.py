@@ -14,7 +14,7 @@ from models.registries import MLPS, EncoderSpec, MLPSpec, register
 
 
 class LIIF(LocalImplicitFunction):
-    """The decoder is told the offset itself. Parameter names are those of released checkpoints.
+    """The position is the offset itself. Parameter names are those of released checkpoints.
 
     Args:
         imnet_spec: the decoder MLP.
@@ -34,7 +34,7 @@ class LIIF(LocalImplicitFunction):
 @register('liif')
 def liif(*, encoder_spec: EncoderSpec, imnet_spec: MLPSpec | None = None, local_ensemble: bool = True,
          feat_unfold: bool = True, cell_decode: bool = True) -> SRModel:
-    """`LIIF`; without an `imnet_spec` a `FixedScale` network, for which the flags play no part."""
+    """`LIIF`; without an `imnet_spec` a `FixedScale` network, on which the flags have no effect."""
     if imnet_spec is None:
         return FixedScale(encoder_spec=encoder_spec)
     return LIIF(encoder_spec=encoder_spec, imnet_spec=imnet_spec, local_ensemble=local_ensemble, feat_unfold=feat_unfold,

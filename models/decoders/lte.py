@@ -30,7 +30,7 @@ class Latent(NamedTuple):
 
 
 class TextureEstimator(FeatureDecoder):
-    """What LTE and LTE+ share. Parameter names are those of released checkpoints.
+    """Base of LTE and LTE+. Parameter names are those of released checkpoints.
 
     Args:
         encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
@@ -53,7 +53,7 @@ class TextureEstimator(FeatureDecoder):
         self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
 
     def by_axis(self, frequencies: Tensor) -> Tensor:
-        """(B, D, H, W) in the order in which the convolution gives them → those along y, then those along x."""
+        """Frequencies (B, D, H, W) in the order of the convolution's outputs → those along y, then those along x."""
         raise NotImplementedError
 
     def decode(self, x: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class TextureEstimator(FeatureDecoder):
 
     def decode_features(self, lr: Tensor, features: Tensor, region: Region) -> Latent:
         amplitudes = self.coef(features)                                             # (B, D, H, W)
-        with torch.autocast(lr.device.type, enabled=False):  # half precision would turn the waves
+        with torch.autocast(lr.device.type, enabled=False):  # half precision would shift the waves
             frequencies = self.by_axis(self.freq(features.to(self.freq.weight)))
         return Latent(lr, pixel_rows(amplitudes), pixel_rows(frequencies), region)
 
@@ -78,7 +78,7 @@ class TextureEstimator(FeatureDecoder):
 
     def phase_of(self, region: Region, cell: Tensor) -> Tensor:
         """The phases of a cell (B, 2): (B, 1, 1, D/2), in units of π."""
-        relative = relative_cell(cell, region.image_height, region.image_width)                  # (B, 2): 2/s of each axis
+        relative = relative_cell(cell, region.image_height, region.image_width)      # (B, 2): 2/s of each axis
         if self.scale_max is not None:
             relative = relative.clamp(min=2 / self.scale_max)
         with torch.autocast(cell.device.type, enabled=False):

@@ -4,10 +4,10 @@ it for their comparison: on any encoder, trained by LIIF's recipe.
 Shapes: B batch, F encoder channels, H×W the LR grid, Q queries, M hidden width.
 
     LR (B, 3, H, W) → encoder (B, F, H, W) → unfolded 3×3, at the pixel that holds the query's top left corner (B, Q, 9F)
-    offset in that pixel (2), 1/scale (1) → MLP → filters (B, Q, 9F, 3); their product with the features is the colour
+    offset in that pixel (2), 1/scale (1) → MLP → filters (B, Q, 9F, 3); their product with the features is RGB
 
-The MLP's last layer is linear in its M hidden numbers, and so is the colour. The product of the features with that layer,
-(M + 1)·3 numbers with its bias, is therefore a 3×3 convolution, done once per LR pixel; no filter is ever formed.
+The MLP's last layer is linear in its M hidden numbers, and so is RGB. The product of the features with that layer,
+(M + 1)·3 numbers with its bias, is therefore a 3×3 convolution, computed once per LR pixel; no filter is ever formed.
 """
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ HIDDEN = 256  # M
 
 
 class Latent(NamedTuple):
-    """Of a region of H×W LR pixels. rows: (B·H·W, (M + 1)·3), what the hidden numbers, and 1, are multiplied by."""
+    """Of a region of H×W LR pixels. rows: (B·H·W, (M + 1)·3), the factors of the M hidden numbers and the bias, for RGB."""
     rows: Tensor
     region: Region
 
@@ -56,12 +56,12 @@ class MetaSR(FeatureDecoder):
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         region, dtype = latent.region, self.inp_sub.dtype
         corner = coord.double() - cell.double().unsqueeze(1) / 2                     # (B, Q, 2), top left of the HR pixel
-        y, offset_y = holding_line(corner[..., 0], region.image_height)                    # (B, Q)
+        y, offset_y = holding_line(corner[..., 0], region.image_height)              # (B, Q)
         x, offset_x = holding_line(corner[..., 1], region.image_width)
         size = (cell[:, :1] * region.image_height / 2).expand_as(y)                  # 1/scale, of the height
         height, width = region.bottom - region.top, region.right - region.left
         image = torch.arange(len(coord), device=coord.device).unsqueeze(1)
-        rows = (image * height + y - region.top) * width + x - region.left         # (B, Q)
+        rows = (image * height + y - region.top) * width + x - region.left           # (B, Q)
         with torch.autocast(coord.device.type, enabled=False):  # half precision would blur positions
             hidden = self.imnet.layers[:-1](torch.stack([offset_y, offset_x, size], -1).to(dtype))   # (B, Q, M)
         products = F.embedding(rows, latent.rows).unflatten(2, (-1, 3))              # (B, Q, M + 1, 3)
@@ -69,6 +69,6 @@ class MetaSR(FeatureDecoder):
 
 
 def holding_line(corner: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The pixel of an n-pixel axis that holds each corner (…): its index, and the offset in it, in LR pixels, float64."""
+    """The pixel of an n-pixel axis that contains each corner (…): its index, and the offset in it, in LR pixels, float64."""
     index = nearest_index((corner + SHIFT).clamp(-1 + SHIFT, 1 - SHIFT), n)
     return index, ((corner + 1) * n - 2 * index) / 2

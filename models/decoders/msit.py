@@ -25,7 +25,7 @@ POSENC = {'name': 'posenc', 'args': {'posenc_scale': 10, 'enc_dims': 64}}
 
 
 class Latent(NamedTuple):
-    """Of a region of H×W LR pixels. lr: (B, 3, H, W), normalised; maps: what MSSA reads, with the region."""
+    """Of a region of H×W LR pixels. lr: (B, 3, H, W), normalised; maps: the input of MSSA, with the region."""
     lr: Tensor
     maps: Maps
 
@@ -42,14 +42,14 @@ class MSIT(SRModel):
         heads, radius: heads and window radius r of MSSA.
         fem: 'paper' (shifts by a learnable stride), 'authors' (fixed kernels of their program) or 'none'.
         msc_convs: t, parallel convolutions of MSC.
-        sim: False puts a 3×3 convolution in SIM's place.
+        sim: False replaces SIM by a 3×3 convolution.
         attention: 'mssa', or 'conventional' for separate 3×3 convolutions for query, key and value.
         mssa_projections: n, multi-scale projections of the query map.
         value_projections: multi-scale projections of the values.
         cell_decode: append the relative cell (2/s_h, 2/s_w) to the decoder's input.
         reparam: 'none' (stage 1), 'rim' (stage 2) or 'refconv'; of all dense k×k convolutions of MSC, of the query
             branch and of the values.
-        reparam_init: 'identity' starts stage 2 as the stage-1 function, 'random' as the authors' program does.
+        reparam_init: 'identity' starts stage 2 as the function of stage 1, 'random' as the authors' program does.
     """
 
     def __init__(self, *, encoder_spec: EncoderSpec, imnet_spec: MLPSpec, pb_spec: BiasSpec = POSENC, base_dim: int = 256,
@@ -77,7 +77,7 @@ class MSIT(SRModel):
 
     @property
     def reach(self) -> int | None:  # type: ignore[override]
-        """FEM's stride is a part of it: on a GPU the value is waited for."""
+        """Depends on FEM's stride: on a GPU this waits for its value."""
         if self.encoder.reach is None:
             return None
         return self.encoder.reach + self.msno.fem.reach + self.msno.reach + self.mssa.reach
@@ -85,7 +85,7 @@ class MSIT(SRModel):
     def encode(self, lr: Tensor, region: Region | None = None, halo: int | None = None) -> Latent:
         whole = Region.whole(*lr.shape[2:])
         if region is None or region == whole:
-            z = self.msno(self.widen(self.encoder(lr)))                       # (B, C, H, W)
+            z = self.msno(self.widen(self.encoder(lr)))                              # (B, C, H, W)
             return Latent(lr, self.mssa.maps(z, whole))
         # FEM wraps around the image, so a region at its border reads features of the opposite side too
         region, margin = region.grow(self.msno.reach + self.mssa.reach), self.msno.fem.reach
@@ -106,7 +106,7 @@ class MSIT(SRModel):
 
 
 def wrapped(compute: Callable[[Region], Tensor], region: Region, margin: int) -> Tensor:
-    """A map on a region with `margin` pixels around it that continue beyond the border on the image's other side.
+    """A map of a region with `margin` pixels around it. Beyond the image's border they continue on the opposite side.
 
     Args:
         compute: the map (B, C, h, w) of a region inside the image.
@@ -119,7 +119,7 @@ def wrapped(compute: Callable[[Region], Tensor], region: Region, margin: int) ->
 
 
 def _wrapped_intervals(start: int, stop: int, length: int) -> list[tuple[int, int]]:
-    """The lines start … stop − 1, taken modulo `length`, as intervals of [0, length)."""
+    """The positions start … stop − 1, taken modulo `length`, as intervals of [0, length)."""
     intervals = []
     while start < stop:
         first = start % length

@@ -46,7 +46,7 @@ class HeadNorm(nn.Module):
 class GalerkinBlock(nn.Module):
     """Attention without a softmax, q · (kᵀv / Q), and a pointwise MLP: (B, C, 1, Q) → (B, C, 1, Q).
 
-    Of all other queries a query sees kᵀv alone: d×d numbers for each head.
+    A query depends on the other queries through kᵀv alone: d×d numbers for each head.
     """
 
     def __init__(self, channels: int, heads: int):
@@ -64,7 +64,7 @@ class GalerkinBlock(nn.Module):
             return q, k.transpose(2, 3) @ v
 
     def forward(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
-        """`mean` is kᵀv / Q of all queries where x holds a part of them; None: x holds all."""
+        """`mean` is kᵀv / Q of all queries, for an x that holds a part of them; None: x holds all."""
         q, products = self.project(x)
         mean = products / x.shape[3] if mean is None else mean                       # (B, h, d, d)
         attended = rearrange(q @ mean.to(q), 'b h n d -> b (h d) 1 n') + x
@@ -76,7 +76,7 @@ class GalerkinBlock(nn.Module):
 class SRNO(SRModel):
     """Every query attends to all the others: a part of the output cannot be made alone, nor from a part of the image.
 
-    Names of arguments and parameters are those of released configs and checkpoints, which say 'sronet'.
+    Names of arguments and parameters are those of released configs and checkpoints, which use the name 'sronet'.
 
     Args:
         encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
@@ -104,12 +104,12 @@ class SRNO(SRModel):
         return Latent(lr, pixel_rows(self.encoder(lr, Region.whole(*lr.shape[2:]))))
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
-        """The queries of an image attend to each other: those of a grid must come together."""
+        """The queries of an image attend to each other: pass all queries of a grid together."""
         return self.decode(latent, self.conv1(self.conv0(self.embed(latent, coord, cell))), coord)
 
     def query_grid(self, latent: Latent, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
-        """What a block needs of all queries is a sum over them. So chunks are exact: one pass over the grid for each block's
-        sum, and one for the output."""
+        """A block needs of all queries only a sum, so chunks are exact: one pass over the grid for each block's sum, and one
+        for the output."""
         batch, queries = len(cell), len(rows) * len(columns)
         grid = torch.cartesian_prod(rows, columns).expand(batch, -1, 2)              # (B, h·w, 2)
         parts = grid.split(queries_at_once(lambda coord: self.query(latent, coord, cell), grid, memory), 1)
@@ -130,11 +130,11 @@ class SRNO(SRModel):
         return x
 
     def embed(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
-        """What a query knows by itself: (B, Q, 2), (B, 2) → (B, C, 1, Q)."""
+        """The input of the blocks, for each query alone: (B, Q, 2), (B, 2) → (B, C, 1, Q)."""
         region = Region.whole(*latent.lr.shape[2:])
         near = neighbours(coord, region, local_ensemble=True)
         features = near.weight.to(latent.rows).unsqueeze(-1) * F.embedding(near.row, latent.rows)    # (B, Q, N, F)
-        cell = relative_cell(cell, region.image_height, region.image_width)                      # (B, 2)
+        cell = relative_cell(cell, region.image_height, region.image_width)          # (B, 2)
         if self.scale_max is not None:
             cell = cell.clamp(min=2 / self.scale_max)
         cell = cell.unsqueeze(1).expand(-1, coord.shape[1], -1)

@@ -4,7 +4,7 @@
 Shapes: B batch, F encoder channels, H×W the LR grid, Q queries, N neighbours of a query, D encoded numbers, n = D/4
 frequencies.
 
-    As LIIF, but the decoder is told the position as e = [offset (2), sin, cos (D)], in front of *each* linear layer.
+    As LIIF, but the position is encoded as e = [offset (2), sin, cos (D)], and is an input of *each* linear layer.
 """
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ class SpatialMLP(nn.Module):
 
     Args:
         in_dim: inputs of the first layer, the position included.
-        position_dim: numbers that tell the position.
+        position_dim: numbers that encode the position.
         width, depth: of the hidden layers.
         residual: each hidden layer after the first adds its input.
     """
@@ -44,7 +44,7 @@ class SpatialMLP(nn.Module):
 class UltraSR(LocalImplicitFunction):
     """LIIF with spatial encoding. No program was released: what the paper's figure leaves open is an argument.
 
-    The frequencies are 2^l, l linearly spaced from 0 to `sigma`, without π; offsets count 2.0 to an LR pixel.
+    The frequencies are 2^l, l linearly spaced from 0 to `sigma`, without π, for offsets in units of half an LR pixel.
 
     Args:
         enc_dims: D, a multiple of 4.

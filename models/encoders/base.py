@@ -1,10 +1,10 @@
-"""What the encoders share: the choice of one by its spec, 3×3 convolutions, and the upsampling tail."""
+"""Parts of the encoders: making one from its spec, 3×3 convolutions, and the upsampling tail."""
 from torch import nn
 
 from models.contract import Encoder
 from models.registries import ENCODERS
 
-TAIL_REACH = 2  # LR pixels that an upsampling tail sees beyond its own: one by its first convolution, one by all others
+TAIL_REACH = 2  # LR pixels around it that an output of the tail depends on: one by the first convolution, one by all others
 
 
 def make_encoder(spec: dict) -> Encoder:

@@ -1,6 +1,6 @@
 """EDSR-baseline: "Enhanced Deep Residual Networks for Single Image Super-Resolution" (Lim et al., CVPRW 2017).
 
-Shapes: B batch, H×W the LR grid, F = n_feats.
+Shapes: B batch, H×W the LR grid, F = n_feats, s the scale of the tail.
 As in the LIIF family, the mean shift is left out (the model's normalisation replaces it). Parameter names are those of
 released checkpoints.
 """
@@ -32,12 +32,12 @@ class ResidualBlock(nn.Module):
 
 @ENCODERS.register('edsr-baseline')
 class EDSR(Encoder):
-    """EDSR with 16 blocks of 64 features unless told otherwise.
+    """EDSR; by default 16 blocks of 64 features.
 
     Args:
         n_resblocks, n_feats, res_scale: of the body.
         scale: 2, 3 or 4, of the upsampling tail.
-        no_upsampling: leave the tail out: an encoder with n_feats channels.
+        no_upsampling: leave the tail out, for an encoder with n_feats channels.
     """
 
     def __init__(self, *, n_resblocks: int = 16, n_feats: int = 64, res_scale: float = 1.0, scale: int = 2,

@@ -1,6 +1,6 @@
 """RDN: "Residual Dense Network for Image Super-Resolution" (Zhang et al., CVPR 2018).
 
-Shapes: B batch, H×W the LR grid, F = G0 features, G growth of the dense blocks.
+Shapes: B batch, H×W the LR grid, F = G0 features, G growth of the dense blocks, s the scale of the tail.
 Parameter names are those of released checkpoints.
 """
 import torch
@@ -44,7 +44,7 @@ class RDN(Encoder):
         G0: features.
         RDNconfig: 'A' (20 blocks of 6, growth 32) or 'B' (16 blocks of 8, growth 64; the usual one).
         scale: 2, 3 or 4, of the upsampling tail.
-        no_upsampling: leave the tail out: an encoder with G0 channels.
+        no_upsampling: leave the tail out, for an encoder with G0 channels.
     """
 
     def __init__(self, *, G0: int = 64, RDNconfig: str = 'B', scale: int = 2, no_upsampling: bool = False):

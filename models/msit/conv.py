@@ -62,6 +62,6 @@ def fft_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     spectrum = spectrum.contiguous() @ kernel.contiguous().conj_physical()
     spectrum = rearrange(spectrum, '(y x) (b m n) o -> b o m n y x', b=len(x), m=blocks_y, y=size_y)
 
-    blocks = torch.fft.irfft2(spectrum, s=(size_y, size_x))[..., :step_y, :step_x]    # the rest has wrapped around
+    blocks = torch.fft.irfft2(spectrum, s=(size_y, size_x))[..., :step_y, :step_x]   # the rest has wrapped around
     out = rearrange(blocks, 'b o m n y x -> b o (m y) (n x)')[:, :, :height, :width]
     return out + bias.to(out).view(-1, 1, 1)

@@ -13,7 +13,7 @@ class FEM(nn.Module):
     """Shifts by a learnable, real stride n ≥ 0 (the paper's FEM).
 
     For n between k and k + 1 the two integer shifts are blended with weight n − k, so that a gradient reaches n and n = 1
-    (the start) is exactly the shift by one pixel. The stride stays on its device: nothing waits for its value.
+    (the start) is exactly the shift by one pixel. The stride stays on its device: the CPU does not wait for its value.
     """
 
     directions: Tensor
@@ -25,7 +25,7 @@ class FEM(nn.Module):
 
     @property
     def reach(self) -> int:
-        """m, how far a shift reads."""
+        """m, the largest distance of a shift, in pixels."""
         return int(self.stride.clamp(min=0)) + 1
 
     def training_values(self) -> dict[str, Tensor]:
@@ -34,9 +34,10 @@ class FEM(nn.Module):
     def forward(self, x: Tensor, margin: int = 0) -> Tensor:
         """Shifted features: (B, C, H, W) → the same shape.
 
-        An image wraps around. A part of one comes with its margin: (B, C, H + 2m, W + 2m) → (B, C, H, W).
+        Without a margin the image wraps around. A part of an image comes with its margin: (B, C, H + 2m, W + 2m) →
+        (B, C, H, W).
         """
-        # kept at zero when the parameter is below, without cutting its gradient off
+        # a negative stride counts as zero, but still receives its gradient
         stride = self.stride + (self.stride.clamp(min=0) - self.stride).detach()
         low = stride.detach().floor()
         directions = self.directions.repeat(-(-x.shape[1] // 8), 1)[:x.shape[1]]     # (C, 2)
@@ -76,26 +77,26 @@ class AuthorsFEM(nn.Module):
 
     @property
     def reach(self) -> int:
-        """m, how far a shift reads."""
+        """m, the largest distance of a shift, in pixels."""
         return abs(int(self.stride))
 
     def forward(self, x: Tensor, margin: int = 0) -> Tensor:
         """As `FEM.forward`."""
         stride = self.stride.long()
-        lines = [torch.arange(margin, side - margin, device=x.device) for side in x.shape[2:]]
+        positions = [torch.arange(margin, side - margin, device=x.device) for side in x.shape[2:]]
         out: Tensor | None = None
         for a in range(3):
-            rows = x.index_select(2, (lines[0] + (a - 1) * stride) % x.shape[2])
+            rows = x.index_select(2, (positions[0] + (a - 1) * stride) % x.shape[2])
             for b in range(3):
                 tap = self.kernels[:, :, a, b].unsqueeze(-1)                         # (C, 1, 1)
-                moved = tap * rows.index_select(3, (lines[1] + (b - 1) * stride) % x.shape[3])
+                moved = tap * rows.index_select(3, (positions[1] + (b - 1) * stride) % x.shape[3])
                 out = moved if out is None else out + moved
         assert out is not None
         return out
 
 
 class NoFEM(nn.Module):
-    """Stands in for FEM in the ablation without it: moves nothing."""
+    """Replaces FEM in the ablation without it: no shift."""
 
     reach = 0
 

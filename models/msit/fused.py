@@ -17,15 +17,15 @@ Counted for a query with K² = 49, C = 256, h = 8, M = 256, in float32:
 
 A training batch of 32 × 2304 queries moves 81 GB on the plain path, 22 passes over 3.7 GB: 24 ms at an H100's 3.35 TB/s, on
 top of its arithmetic. The kernels gather from and add to maps of 96 MB, of which those of an image, 3 MB, are in use at a
-time and stay in the L2 cache. Arithmetic is their floor then: 1.43 · 10¹² operations, which take 1.4 ms at an H100's peak of
-989 · 10¹² a second in bfloat16, and 21 ms at 67 · 10¹² in float32 (A100: 4.6 and 74 ms). These are counts and data-sheet
-peaks: nothing was timed on a GPU, and the 1.8 · 10⁹ atomic additions come on top.
+time and stay in the L2 cache. Arithmetic is then their lower bound: 1.43 · 10¹² operations, which take 1.4 ms at an H100's
+peak of 989 · 10¹² a second in bfloat16, and 21 ms at 67 · 10¹² in float32 (A100: 4.6 and 74 ms). These are counts and
+data-sheet peaks: nothing was timed on a GPU, and the 1.8 · 10⁹ atomic additions come on top.
 
 Before their first use, `usable` compares the kernels with plain PyTorch on a small case, once per device and type. If they
 cannot be compiled, or differ, they are off from then on, and one line says so.
 
-Both are custom operators rather than `autograd.Function`s: a compiled model calls them as they are, by their registered
-result shapes and gradients, and has no launch of a kernel to trace.
+Both are custom operators, not `autograd.Function`s: `torch.compile` uses their registered result shapes and gradients, and
+need not trace the launch of a kernel.
 
 Shapes: N queries, or (B, Q) of them, R rows of the maps, C channels of h heads, K² keys of a query, M width of the layer.
 """
@@ -53,13 +53,13 @@ class Case(NamedTuple):
 
 
 CASE = Case(queries=130, rows=90, channels=256, heads=8, keys=49, hidden=256)  # the paper's sizes, few queries
-# of the largest number of a result; a kernel that is wrong is further off by far
+# relative to the largest number of a result; a wrong kernel differs far more
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2 ** -7, torch.bfloat16: 2 ** -4}
 TF32_TOLERANCE = 2 ** -7
 NAMES = ('products', 'hidden', 'gradient of query', 'gradient of keys', 'gradient of attention', 'gradient of values',
          'gradient of weight')
 
-# what `usable` found in this process; a failure turns the kernels off for every device and type
+# results of `usable` in this process; a failure turns the kernels off for every device and type
 checked: dict[tuple[torch.device, torch.dtype], bool] = {}
 
 
@@ -71,8 +71,8 @@ def available(x: Tensor) -> bool:
 def usable(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels can be used on a device for maps of a type, and gave right results there.
 
-    The first question for a device and type runs the check, except while torch.compile traces: until a check has passed, the
-    answer is no there. Whoever compiles a model asks first.
+    The first call for a device and type runs the check, except while torch.compile traces: without an earlier check the
+    answer is then False. So call it before compiling a model.
     """
     if not supported(device, dtype) or False in checked.values():
         return False
@@ -96,7 +96,7 @@ def supported(device: torch.device, dtype: torch.dtype) -> bool:
 def failure(device: torch.device, dtype: torch.dtype) -> str | None:
     """What is wrong with the kernels on a device for maps of a type: results and gradients of CASE; None if nothing is.
 
-    The numbers come from a generator of its own: the run's random numbers stay what they are.
+    The numbers come from a separate generator: the global random state does not change.
     """
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
@@ -107,9 +107,9 @@ def failure(device: torch.device, dtype: torch.dtype) -> str | None:
         tolerance = TF32_TOLERANCE if tf32 else TOLERANCE[dtype]
         for name, a, e in zip(NAMES, actual, expected, strict=True):
             error = ((a.double() - e).abs().max() / e.abs().max()).item()
-            if not error <= tolerance:  # nor NaN
+            if not error <= tolerance:  # NaN included
                 return f'{name} differs from plain PyTorch by {error:.2g} of the largest, expected at most {tolerance:.2g}'
-    except Exception as error:  # whatever a compiler, a driver or a GPU makes of them
+    except Exception as error:  # a compiler, a driver or a GPU may raise anything
         return ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
     return None
 
@@ -146,12 +146,12 @@ def plain_results(query: Tensor, keys: Tensor, attention: Tensor, values: Tensor
     """As `mssa.py` computes them."""
     heads = attention.shape[2]
     near_keys, near_values = (source[rows].unflatten(2, (heads, -1)) for source in (keys, values))   # (N, K², h, d)
-    products = (query.unflatten(1, (heads, -1)).unsqueeze(1) * near_keys).sum(-1)                    # (N, K², h)
+    products = (query.unflatten(1, (heads, -1)).unsqueeze(1) * near_keys).sum(-1)    # (N, K², h)
     return products, (attention.unsqueeze(-1) * near_values).flatten(1) @ weight.T
 
 
 def query_key_products(query: Tensor, keys: Tensor, rows: Tensor, heads: int) -> Tensor:
-    """products[q, k, h] = Σ_d query[q, h, d] · keys[rows[q, k], h, d], where the kernels are available.
+    """products[q, k, h] = Σ_d query[q, h, d] · keys[rows[q, k], h, d]; needs `available`.
 
     Args:
         query: (B, Q, C).
@@ -163,7 +163,7 @@ def query_key_products(query: Tensor, keys: Tensor, rows: Tensor, heads: int) ->
 
 
 def weighted_first_layer(attention: Tensor, values: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
-    """hidden[q, m] = Σ_k,h,d weight[m, k, h, d] · attention[q, k, h] · values[rows[q, k], h, d], where they are available.
+    """hidden[q, m] = Σ_k,h,d weight[m, k, h, d] · attention[q, k, h] · values[rows[q, k], h, d]; needs `available`.
 
     Args:
         attention: (B, Q, K², h).
@@ -187,7 +187,7 @@ def products_op(query: Tensor, keys: Tensor, rows: Tensor, heads: int) -> Tensor
 
 @torch.library.custom_op('msit::query_key_products_backward', mutates_args=())
 def products_backward_op(grad: Tensor, query: Tensor, keys: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of query and keys, each of its type."""
+    """Gradients of query and keys, in the types of these."""
     return kernels.query_key_products_backward(*contiguous(grad, query, keys, rows))
 
 
@@ -200,7 +200,7 @@ def first_layer_op(attention: Tensor, values: Tensor, rows: Tensor, weight: Tens
 @torch.library.custom_op('msit::weighted_first_layer_backward_inputs', mutates_args=())
 def inputs_backward_op(grad: Tensor, attention: Tensor, values: Tensor, rows: Tensor,
                        weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of attention and values, each of its type."""
+    """Gradients of attention and values, in the types of these."""
     return kernels.inputs_backward(*contiguous(grad, attention, values, rows, weight))
 
 

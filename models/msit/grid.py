@@ -1,4 +1,4 @@
-"""MSIT's queries on a grid, an order of magnitude faster than one by one, and exact.
+"""MSIT's queries on a grid: exact, and an order of magnitude faster than one by one.
 
 All queries whose nearest LR pixel is p attend to the same K² keys and values. With the decoder's first layer W1 cut by key
 k and head h,
@@ -8,7 +8,7 @@ k and head h,
 u is computed once per LR pixel. So are the products of the keys with the 3×3 pixels that bilinear samples of the query map
 come from, of which the logits are weighted sums. The positional bias is a function of the row plus one of the column.
 
-Where an LR pixel has a single query, u would cost more than that query's own product with W1, which is taken instead.
+Where an LR pixel has a single query, u costs more than the product of that query with W1, which is then used instead.
 
 Shapes: B batch, C base_dim, r window radius, K = 2r + 1, h heads of d = C/h channels, M width of the first layer; in a block
 P = I·J LR pixels (I rows, J columns) with S = m·n queries each.
@@ -30,16 +30,16 @@ from models.memory import peak_bytes
 from models.msit.mssa import LocalAttention, Maps
 
 CPU_U, CPU_HIDDEN = 5 * 2 ** 18, 2 ** 20  # numbers of u of one head, and of a hidden layer: sized to fit a CPU's caches
-CPU_AMPLE = 2 ** 26  # bytes that no block of that size takes
-SAMPLE = 256  # queries on which a block is measured, of one LR pixel at least
-LONGEST = 64  # output lines of an LR line that are decoded together: bounds the queries of an LR pixel at any factor
+CPU_AMPLE = 2 ** 26  # bytes that are enough for any block of that size
+SAMPLE = 256  # queries on which the bytes of a block are measured, at least those of one LR pixel
+LONGEST = 64  # output rows (columns) of an LR row (column) decoded together: bounds the queries of an LR pixel
 
 
 class Lines(NamedTuple):
-    """Output rows, or columns, for the I rows (columns) of LR pixels that have m of them each.
+    """Lines are rows, or columns: I lines of LR pixels, each the nearest one of m output lines.
 
     lr: (I,) the LR lines. out: (I, m) the output lines, positions in the given coordinates.
-    taps: (I, m, 3) bilinear weights of the LR lines before, at and after. bias: (I, m, h, K²) their part of the bias.
+    taps: (I, m, 3) bilinear weights of the LR lines before, at and after. bias: (I, m, h, K²) the lines' part of the bias.
     """
     lr: Tensor
     out: Tensor
@@ -52,12 +52,12 @@ class Lines(NamedTuple):
 
 def decode_grid(mssa: LocalAttention, imnet: MLP, maps: Maps, rows: Tensor, columns: Tensor, common: Tensor | None,
                 memory: int) -> Tensor:
-    """MSSA and the decoder where rows and columns cross.
+    """MSSA and the decoder at the crossings of rows and columns.
 
     Args:
         rows, columns: coordinates y and x, (h,) and (w,) float64, increasing.
-        common: (B, S) inputs of the decoder that all queries of an image have in common, or None.
-        memory: bytes to stay within, the result aside.
+        common: (B, S) inputs of the decoder that are equal for all queries of an image, or None.
+        memory: bytes that may be held, besides the result.
     Returns: (B, h, w, 3).
     """
     decoder = GridDecoder(mssa, imnet, maps, common)
@@ -85,8 +85,8 @@ def _for_each(function: Callable[..., None], arguments: list[tuple], in_threads:
     """Calls the function for each tuple of arguments.
 
     In threads each call computes on one core, which wastes less than dividing its small products among the cores. Recording
-    of gradients and autocast belong to a thread: with either on, the calls are made in turn. So does inference mode, but
-    threads can enter it.
+    of gradients and autocast are settings of a thread: with either on, the calls follow one another in this one. So is
+    inference mode, but the threads can enter it.
     """
     threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
     if not in_threads or threads == 1 or torch.is_grad_enabled() or torch.is_autocast_enabled('cpu'):
@@ -108,9 +108,9 @@ def _for_each(function: Callable[..., None], arguments: list[tuple], in_threads:
 
 
 class GridDecoder:
-    """Decodes blocks of LR pixels with equally many queries each; holds what all blocks need.
+    """Decodes blocks of LR pixels with equally many queries each; holds the tensors that all blocks use.
 
-    Heads are taken one by one on CPUs, where u of a single one stays in the caches, else all at once: G at a time.
+    It takes G heads at a time: one on CPUs, where u of a single head stays in the caches, and all of them elsewhere.
     """
 
     def __init__(self, mssa: LocalAttention, imnet: MLP, maps: Maps, common: Tensor | None):
@@ -120,16 +120,16 @@ class GridDecoder:
         self.exact = torch.promote_types(maps.values.dtype, torch.float32)  # of logits
         self.on_cpu = maps.values.device.type == 'cpu'
         weight, offset = imnet.first_layer(self.keys * self.channels, common)        # (M, K²·C)
-        self.weight = weight.to(maps.values.dtype)  # autocast would for every block, but not with `out`
+        self.weight = weight.to(maps.values.dtype)  # autocast would convert it for every block, and not with `out`
         self.offset = offset.expand(len(offset) if offset.ndim == 3 else 1, 1, -1)   # (B or 1, 1, M)
-        size = 1 if self.on_cpu else mssa.heads                                     # G
+        size = 1 if self.on_cpu else mssa.heads                                      # G
         self.heads = list(map(slice, range(0, mssa.heads, size), range(size, mssa.heads + size, size)))
         self.weight_by_head = rearrange(self.weight, 'm (k h d) -> h k d m', k=self.keys, h=mssa.heads).contiguous()
         self.values_by_head = rearrange(maps.values, 'row (h d) -> h row d', h=mssa.heads).contiguous()
 
     def block_pixels(self, ys: Lines, xs: Lines, memory: int) -> int:
-        """P for LR pixels with m·n queries each: on CPUs what their caches hold; what fits into the memory, by measuring a
-        few pixels where it may be short of that."""
+        """P for LR pixels with m·n queries each: as many as fit into the caches of a CPU and into the memory. A few pixels
+        are measured where the memory may be too small."""
         queries, hidden, threads = ys.out.shape[1] * xs.out.shape[1], len(self.weight), 1
         cached = len(ys.lr) * len(xs.lr)
         if self.on_cpu:
@@ -142,12 +142,12 @@ class GridDecoder:
         return max(1, min(cached, int(memory / threads / held)))
 
     def group_lines(self, rows: Tensor, columns: Tensor) -> tuple[list[Lines], list[Lines]]:
-        """Output rows and columns by how many of them each LR row and column has."""
+        """Groups the output rows by how many of them are nearest to the same LR row, and the columns likewise."""
         region, radius = self.maps.region, self.mssa.padding
-        index_y, delta_y = nearest_window(rows, region.image_height, radius)               # (h,), (h, 2·padding + 1)
+        index_y, delta_y = nearest_window(rows, region.image_height, radius)         # (h,), (h, 2·padding + 1)
         index_x, delta_x = nearest_window(columns, region.image_width, radius)
         window = slice(radius - self.mssa.radius, radius + self.mssa.radius + 1)
-        bias_y, bias_x = self.mssa.position_bias(delta_y[:, window], delta_x[:, window])        # (h, K, heads)
+        bias_y, bias_x = self.mssa.position_bias(delta_y[:, window], delta_x[:, window])             # (h, K, heads)
         size = bias_y.shape[1]
         bias_y = bias_y.transpose(1, 2).unsqueeze(3).expand(-1, -1, -1, size).flatten(2)             # (h, heads, K²)
         bias_x = bias_x.transpose(1, 2).unsqueeze(2).expand(-1, -1, size, -1).flatten(2)
@@ -157,9 +157,9 @@ class GridDecoder:
                 group_by_count(index_x, bilinear_taps(delta_x[:, near]), bias_x))
 
     def __call__(self, image: int, ys: Lines, xs: Lines) -> Tensor:
-        """RGB without the skip of the queries of I×J LR pixels: (I·m, J·n, 3)."""
-        rows = self.rows(image, ys, xs, self.mssa.radius)                          # (P, K²)
-        queries = F.embedding(self.rows(image, ys, xs, 1), self.maps.queries)      # (P, 9, C)
+        """RGB, without the bilinear skip, of the queries of I×J LR pixels: (I·m, J·n, 3)."""
+        rows = self.rows(image, ys, xs, self.mssa.radius)                            # (P, K²)
+        queries = F.embedding(self.rows(image, ys, xs, 1), self.maps.queries)        # (P, 9, C)
         keys = F.embedding(rows, self.maps.keys)                                     # (P, K², C)
         taps = ys.taps[:, None, :, None, :, None] * xs.taps[None, :, None, :, None]  # (I, J, m, n, 3, 3)
         taps = taps.flatten(4).flatten(2, 3).flatten(0, 1)                           # (P, S, 9)
@@ -180,7 +180,7 @@ class GridDecoder:
     def attend(self, heads: slice, queries: Tensor, keys: Tensor, taps: Tensor, ys: Lines, xs: Lines) -> Tensor:
         """Attention of G heads: (P, 9, C), (P, K², C), (P, S, 9) → (P, G, S, K²)."""
         near = queries.unflatten(2, (self.mssa.heads, -1))[:, :, heads].to(self.exact)               # (P, 9, G, d)
-        keys = keys.unflatten(2, (self.mssa.heads, -1))[:, :, heads].to(self.exact)                  # (P, K², G, d)
+        keys = keys.unflatten(2, (self.mssa.heads, -1))[:, :, heads].to(self.exact)  # (P, K², G, d)
         with torch.autocast(keys.device.type, enabled=False):  # frequencies up to 1023: half precision would not do
             gram = near.transpose(1, 2) @ keys.permute(0, 2, 3, 1)                   # (P, G, 9, d) · (P, G, d, K²)
             bias_y, bias_x = ys.bias[:, :, heads].transpose(1, 2), xs.bias[:, :, heads].transpose(1, 2)    # (I, G, m, K²)
@@ -195,15 +195,14 @@ class GridDecoder:
     def joint_product(self, rows: Tensor, attention_of: Callable[[slice], Tensor], out: Tensor) -> Tensor:
         """W1 · weighted values through u: (P, K²), offset (P, S, M) → (P, S, M).
 
-        `attention_of` a group of heads is (P, G, S, K²). Adds to `out`
-        in place: fresh memory is slow on CPUs.
+        `attention_of` a group of heads is (P, G, S, K²). Adds to `out` in place: new memory is slow on CPUs.
         """
         u = None
         for heads in self.heads:
-            values = self.values_by_head[heads].index_select(1, rows.T.flatten())     # (G, K²·P, d)
+            values = self.values_by_head[heads].index_select(1, rows.T.flatten())    # (G, K²·P, d)
             values = values.unflatten(1, (-1, len(rows))).flatten(0, 1)              # (G·K², P, d)
-            buffer = u if self.on_cpu else None  # in place, too
-            u = torch.bmm(values, self.weight_by_head[heads].flatten(0, 1), out=buffer)               # (G·K², P, M)
+            buffer = u if self.on_cpu else None  # in place too
+            u = torch.bmm(values, self.weight_by_head[heads].flatten(0, 1), out=buffer)              # (G·K², P, M)
             attention = attention_of(heads).transpose(1, 2).flatten(2).to(u.dtype)   # (P, S, G·K²)
             out = out.to(u.dtype).baddbmm_(attention, u.transpose(0, 1))
         return out
@@ -218,23 +217,24 @@ class GridDecoder:
 def short_softmax(logits: Tensor) -> Tensor:
     """Softmax over the last dimension, faster than PyTorch's on CPUs where that is as short as K² (docs/speed.md).
 
-    Weights below e⁻⁴⁰ of the largest are raised to it: no precision tells them from zero, and exp is slow to underflow.
+    Weights below e⁻⁴⁰ of the largest are raised to it: they are too small to change any sum, and exp is slow where it
+    underflows.
     """
     weights = (logits - logits.amax(-1, keepdim=True)).clamp_(min=-40).exp_()
     return weights.div_(weights.sum(-1, keepdim=True))
 
 
 def group_by_count(index: Tensor, taps: Tensor, bias: Tensor) -> list[Lines]:
-    """Output lines (N, …), whose nearest LR lines `index` (N,) do not decrease, by how many share an LR line.
+    """Groups N output lines by how many have the same nearest LR line; `index` (N,), these LR lines, is ascending.
 
-    An LR line with more than LONGEST of them appears several times.
+    An LR line of more than LONGEST output lines appears several times.
     """
-    place = torch.arange(len(index), device=index.device) - torch.searchsorted(index, index)     # among those that share it
+    place = torch.arange(len(index), device=index.device) - torch.searchsorted(index, index)     # among those of an LR line
     (lines, _), counts = torch.stack([index, place // LONGEST]).unique_consecutive(return_counts=True, dim=1)
     first = counts.cumsum(0) - counts
     groups = []
     for count in counts.unique().tolist():
-        mine = counts == count
-        out = first[mine].unsqueeze(1) + torch.arange(count, device=index.device)    # (I, m)
-        groups.append(Lines(lines[mine], out, taps[out].to(bias), bias[out]))
+        equal = counts == count
+        out = first[equal].unsqueeze(1) + torch.arange(count, device=index.device)   # (I, m)
+        groups.append(Lines(lines[equal], out, taps[out].to(bias), bias[out]))
     return groups

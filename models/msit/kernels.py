@@ -1,9 +1,9 @@
-"""The Triton kernels behind `fused.py`, which says what they compute and what that costs; here is how.
+"""The Triton kernels behind `fused.py`, which says what they compute and what that costs.
 
 Shapes: N queries, K² keys of each (KEYS), R rows of the maps, C channels = h heads (HEADS) of d channels (DIM), M hidden
 units. A tile holds BLOCK_N queries, BLOCK_M hidden units and, of one key, HEAD_TILE heads by DIM_TILE channels of each: its
-LANES channels. All but N is known when a kernel is compiled. A tile's sides are powers of two, and masks hide what does not
-exist. Tensors are contiguous.
+LANES channels. All but N is known when a kernel is compiled. A tile's sides are powers of two, and masks hide what lies
+beyond the tensors. Tensors are contiguous.
 
 Queries and rows are counted in int64, since N·K²·C passes 2³¹ at 171,197 queries of the paper's size. Sums are float32
 whatever the inputs are. Gradients of rows that several queries share are added up atomically, in any order: from run to run
@@ -23,7 +23,7 @@ if not (os.environ.get('CC') or shutil.which('gcc') or shutil.which('clang')):
     raise ImportError('Triton needs a C compiler, for the code that launches a kernel')
 
 SMALLEST_SIDE = 16      # of what tl.dot multiplies
-PRODUCT_NUMBERS = 1024  # of a tile where queries meet keys: few, so that many programs run at a time and hide their loads
+PRODUCT_NUMBERS = 1024  # in a tile of the products: few, so that many programs run at a time and hide their loads
 BLOCK_KEYS = 7          # keys whose gradients one program computes: a seventh of 49, so that few queries keep a GPU busy
 PART_N = 8192           # queries over which one program sums the gradient of the weight
 
@@ -47,7 +47,7 @@ class Tiles(NamedTuple):
 # Chosen for C = 256 and M = 256 by what the compiler reports for compute capabilities 8.0 to 12.0, not by timing: registers
 # suffice without spilling, and shared memory is within the limit. A number that is read takes part in as many products as
 # the other side of the tile is long, so 16-bit tiles are as large as registers allow: 128 × 256 sums are 128 of a thread's
-# 255. float32 is multiplied by the ordinary cores, which ask for less traffic: smaller tiles, several to a multiprocessor.
+# 255. float32 is multiplied by the ordinary cores, which need less traffic: smaller tiles, several to a multiprocessor.
 # Loads of values wait for those of their rows, which takes up stages.
 TILES = {
     'first_layer': Tiles(Tile(128, 256, 64, 8, 5), Tile(128, 256, 32, 8, 5), Tile(64, 128, 16, 4, 4)),
@@ -82,14 +82,14 @@ def sum_heads(x, HEAD_TILE: tl.constexpr, DIM_TILE: tl.constexpr):
 
 @triton.jit
 def load_heads(source, n, key, head, N, KEYS: tl.constexpr, HEADS: tl.constexpr):
-    """(N, K², h) → (BLOCK_N, HEAD_TILE) float32, zeros where there is nothing."""
+    """(N, K², h) → (BLOCK_N, HEAD_TILE) float32, zeros beyond the tensor."""
     at = (n * KEYS + key)[:, None] * HEADS + head[None, :]
     return tl.load(source + at, mask=(n < N)[:, None] & (head < HEADS)[None, :], other=0).to(tl.float32)
 
 
 @triton.jit
 def load_hidden(source, n, first, N, M: tl.constexpr, BLOCK_M: tl.constexpr):
-    """(N, M) → (BLOCK_N, BLOCK_M), hidden units from `first` on, zeros where there is nothing."""
+    """(N, M) → (BLOCK_N, BLOCK_M), hidden units from `first` on, zeros beyond the tensor."""
     m = first + tl.arange(0, BLOCK_M)
     return tl.load(source + n[:, None] * M + m[None, :], mask=(n < N)[:, None] & (m < M)[None, :], other=0)
 
@@ -97,7 +97,7 @@ def load_hidden(source, n, first, N, M: tl.constexpr, BLOCK_M: tl.constexpr):
 @triton.jit
 def load_weight(weight, first, key, channel, exists, M: tl.constexpr, KEYS: tl.constexpr, HEADS: tl.constexpr,
                 DIM: tl.constexpr, BLOCK_M: tl.constexpr):
-    """(M, K²·C) → (BLOCK_M, LANES), hidden units from `first` on, zeros where there is nothing."""
+    """(M, K²·C) → (BLOCK_M, LANES), hidden units from `first` on, zeros beyond the tensor."""
     m = first + tl.arange(0, BLOCK_M)
     return tl.load(weight + m[:, None] * (KEYS * HEADS * DIM) + (key * (HEADS * DIM) + channel)[None, :],
                    mask=(m < M)[:, None] & exists[None, :], other=0)
@@ -132,8 +132,8 @@ def products_backward_kernel(grad, query, keys, rows, grad_query, grad_keys, N, 
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     head, channel, exists = tile_channels(0, HEADS, DIM, HEAD_TILE, DIM_TILE)
     mask = (n < N)[:, None] & exists[None, :]
-    own = n[:, None] * (HEADS * DIM) + channel[None, :]
-    q = tl.load(query + own, mask=mask, other=0).to(tl.float32)
+    at_query = n[:, None] * (HEADS * DIM) + channel[None, :]
+    q = tl.load(query + at_query, mask=mask, other=0).to(tl.float32)
     dq = tl.zeros([BLOCK_N, HEAD_TILE * DIM_TILE], tl.float32)
     for key in range(KEYS):
         row = tl.load(rows + n * KEYS + key, mask=n < N, other=0)
@@ -142,7 +142,7 @@ def products_backward_kernel(grad, query, keys, rows, grad_query, grad_keys, N, 
         g = spread(load_heads(grad, n, key, head, N, KEYS, HEADS), DIM_TILE)
         dq += g * k
         tl.atomic_add(grad_keys + at, g * q, mask=mask, sem='relaxed')
-    tl.store(grad_query + own, dq, mask=mask)
+    tl.store(grad_query + at_query, dq, mask=mask)
 
 
 @triton.jit(do_not_specialize=['N'])
@@ -269,7 +269,7 @@ def product_settings(rows: Tensor, heads: int, channels: int) -> dict:
 
 
 def layer_settings(kernel: str, attention: Tensor, values: Tensor, hidden: Tensor) -> dict:
-    """Sizes for a kernel of the first layer: its tiles, cut down to what the tensors have. `hidden` is the output's like."""
+    """Sizes for a kernel of the first layer: its tiles, no larger than the tensors. `hidden` is (N, M), like the output."""
     if hidden.dtype == torch.float32:
         tiles = TILES[kernel].float32
     else:
@@ -286,12 +286,12 @@ def layer_settings(kernel: str, attention: Tensor, values: Tensor, hidden: Tenso
 
 
 def has_large_memory(device: torch.device) -> bool:
-    """Whether a program may have 227 KiB of shared memory: on H100, H200, B200 and their like."""
+    """Whether a program may have 227 KiB of shared memory: on H100, H200, B200 and similar GPUs."""
     return device.type == 'cuda' and torch.cuda.get_device_properties(device).major in (9, 10)
 
 
 def launch(kernel: triton.JITFunction, grid: tuple[int, ...], settings: dict, *arguments: Tensor | int) -> None:
-    """Runs a kernel where its tensors are; without queries there is nothing to run."""
+    """Runs a kernel on the device of its tensors; without queries it does nothing."""
     if 0 not in grid:
         with torch.cuda.device_of(arguments[0]):
             # a product and its sum in one instruction, which not every version of Triton has as its default

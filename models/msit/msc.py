@@ -15,7 +15,7 @@ class MSC(nn.Module):
 
     Args:
         convs: t; must divide `channels`.
-        reparam, reparam_init: 'none', 'rim' or 'refconv', and its start (see `rim.py`).
+        reparam, reparam_init: 'none', 'rim' or 'refconv', and its initialisation (see `rim.py`).
     """
 
     def __init__(self, channels: int, convs: int, *, reparam: str = 'none', reparam_init: str = 'identity'):

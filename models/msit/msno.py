@@ -22,7 +22,7 @@ class MSNO(nn.Module):
         channels: C.
         convs: t, the parallel convolutions of MSC.
         fem: 'paper' (learnable stride), 'authors' (their fixed kernels) or 'none'.
-        sim: False puts a 3×3 convolution in SIM's place (ablation).
+        sim: False replaces SIM by a 3×3 convolution (ablation).
         reparam, reparam_init: of MSC's convolutions.
     """
 
@@ -41,14 +41,14 @@ class MSNO(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How far its outputs see, in pixels, FEM's shifts aside."""
+        """How many pixels around it an output depends on, without FEM's shifts."""
         return largest_radius(self.msc) + largest_radius(self.sim)
 
     def forward(self, x: Tensor, margin: int = 0) -> Tensor:
         """(B, C, H, W), the whole image, → Z'' (B, C, H, W).
 
-        With a margin m (FEM's `reach`) x is (B, C, H + 2m, W + 2m), a part of the image with the pixels around it that the
-        shifts read, which continue on the image's other side where it ends.
+        With a margin m (FEM's `reach`) x is (B, C, H + 2m, W + 2m): a part of the image, and around it the pixels that the
+        shifts read. Beyond the image's border these are the pixels of the opposite side.
         """
         inner = x[:, :, margin:x.shape[2] - margin, margin:x.shape[3] - margin]
         v = self.modulation(inner)                                                   # (B, C, H, W), as all below

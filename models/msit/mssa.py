@@ -33,7 +33,7 @@ class MultiScaleQuery(nn.Module):
 
 
 class Maps(NamedTuple):
-    """What attention reads: all that does not depend on the queries, for a region of H×W pixels of the image.
+    """Inputs of the attention that do not depend on the queries, for a region of H×W pixels of the image.
 
     queries, keys, values: (B·(H + 2p)·(W + 2p), C), one row per pixel, channels last, with p = max(r, 1) zero vectors beyond
         every border.
@@ -68,13 +68,13 @@ class LocalAttention(nn.Module):
         if radius < 0:
             raise ValueError(f'the window radius is {radius}, expected 0 or more')
         self.heads, self.radius = heads, radius
-        self.fused = True  # by the GPU kernels, where they can be used
+        self.fused = True  # use the GPU kernels where they are available
         self.padding = max(radius, 1)  # bilinear samples read one pixel beyond the border
         self.position_bias, self.query_map, self.key_map, self.value_map = position_bias, query_map, key_map, value_map
 
     @property
     def reach(self) -> int:
-        """How far from a query's nearest pixel Z'' is read, in pixels."""
+        """How many pixels around a query's nearest one Z'' is read from."""
         return self.padding + largest_radius(self)
 
     def use_kernels(self, on: bool, dtype: torch.dtype) -> None:
@@ -94,7 +94,7 @@ class LocalAttention(nn.Module):
         return rearrange(F.pad(x, (self.padding,) * 4), 'b c h w -> (b h w) c').contiguous()
 
     def pixel_index(self, region: Region, image: Tensor | int, y: Tensor, x: Tensor) -> Tensor:
-        """Where the maps hold the pixels (y, x) of an image of the batch: int64, broadcast."""
+        """Rows of the maps: the pixels (y, x) of an image of the batch, int64, broadcast."""
         height, width = region.bottom - region.top + 2 * self.padding, region.right - region.left + 2 * self.padding
         return (image * height + y - region.top + self.padding) * width + x - region.left + self.padding
 
@@ -105,10 +105,10 @@ class LocalAttention(nn.Module):
         return (attention.unsqueeze(-1) * values).flatten(2).to(values.dtype)
 
     def decode(self, imnet: MLP, maps: Maps, coord: Tensor, common: Tensor | None) -> Tensor:
-        """What a decoder makes of the weighted value vectors at the queries: maps, (B, Q, 2) → (B, Q, 3).
+        """The decoder's output for the weighted value vectors at the queries: maps, (B, Q, 2) → (B, Q, 3).
 
         Args:
-            common: (B, S) further inputs of the decoder that all queries of an image have in common, or None.
+            common: (B, S) further inputs of the decoder that are equal for all queries of an image, or None.
         """
         weight, offset = imnet.first_layer((2 * self.radius + 1) ** 2 * maps.values.shape[1], common)
         if self.fused and fused.available(maps.values):
@@ -119,7 +119,7 @@ class LocalAttention(nn.Module):
         return imnet.layers[1:](hidden + offset)
 
     def attend(self, maps: Maps, coord: Tensor) -> tuple[Tensor, Tensor]:
-        """What each query attends to: maps, (B, Q, 2) → index of the pixels (B, Q, K²) and weights (B, Q, K², h)."""
+        """The pixels that queries attend to: maps, (B, Q, 2) → their rows in the maps (B, Q, K²), weights (B, Q, K², h)."""
         region = maps.region
         centre_y, delta_y = nearest_window(coord[..., 0], region.image_height, self.radius)          # (B, Q), (B, Q, K)
         centre_x, delta_x = nearest_window(coord[..., 1], region.image_width, self.radius)
@@ -157,7 +157,7 @@ class MSSA(LocalAttention):
     Args:
         projections: n, the multi-scale projections of the query map.
         value_projections: of the values. One, a 3×3 convolution, gives the paper's parameter counts; Eq. 9 writes several.
-        reparam, reparam_init: of the k×k convolutions.
+        reparam, reparam_init: of the k×k convolutions (see `rim.py`).
     """
 
     def __init__(self, channels: int, *, heads: int, radius: int, projections: int, value_projections: int, pb_spec: dict,

@@ -22,11 +22,11 @@ class RefConv2d(nn.Module):
 
     Args:
         init: 'identity' starts the map at zero, so that the layer starts as the convolution with kernel W; 'random'
-            starts it as PyTorch starts a convolution, which is what the authors' program does.
+            initialises it like any convolution of PyTorch, as the authors' program does.
         groups: g, of the convolution.
     """
 
-    stage_tensors: tuple[str, ...] = ('convmap.weight',)  # which stage 1 does not have
+    stage_tensors: tuple[str, ...] = ('convmap.weight',)  # not in the checkpoints of stage 1
 
     weight: Tensor
     bias: Tensor
@@ -37,7 +37,7 @@ class RefConv2d(nn.Module):
             raise ValueError(f"reparam_init is '{init}', expected 'identity' or 'random'")
         if kernel_size < 3 or kernel_size % 2 == 0:
             raise ValueError(f'a re-parameterised convolution needs an odd kernel of 3 or more, got {kernel_size}')
-        plain = Conv2d(in_channels, out_channels, kernel_size, groups)  # starts W and the bias as it starts
+        plain = Conv2d(in_channels, out_channels, kernel_size, groups)  # initialises W and the bias
         self.register_buffer('weight', plain.weight.detach())
         self.bias, self.groups = plain.bias, groups
         slices = in_channels * out_channels // groups
@@ -89,7 +89,7 @@ REPARAM: dict[str, type[RefConv2d]] = {'rim': RIMConv2d, 'refconv': RefConv2d}
 
 
 def make_conv(in_channels: int, out_channels: int, kernel_size: int, reparam: str, init: str) -> nn.Module:
-    """A dense "same" k×k convolution with bias: ordinary, or re-parameterised when `reparam` says so."""
+    """A dense "same" k×k convolution with bias: ordinary, or re-parameterised by `reparam` ('rim', 'refconv')."""
     if reparam == 'none':
         return Conv2d(in_channels, out_channels, kernel_size)
     if reparam not in REPARAM:
@@ -106,7 +106,7 @@ def largest_radius(module: nn.Module) -> int:
 def init_fan_out(module: nn.Module, reparam_init: str) -> None:
     """Starts the convolutions below `module` from N(0, sqrt(2 / (k·k·out/groups))), biases at zero.
 
-    W of a re-parameterised convolution counts as its kernel; its maps are drawn too, but only where they start at random.
+    In a re-parameterised convolution this applies to W, and to its maps if `reparam_init` is 'random'.
     """
     maps = {conv for layer in module.modules() if isinstance(layer, RefConv2d) for conv in layer.children()}
     for layer in module.modules():

@@ -30,7 +30,7 @@ class SIM(nn.Module):
 
 
 class ConvMixing(nn.Module):
-    """What stands in for SIM in the ablation without it: a 3×3 convolution, still modulated (our reading)."""
+    """Replaces SIM in the ablation without it: a 3×3 convolution, still modulated (our reading)."""
 
     def __init__(self, channels: int):
         super().__init__()
