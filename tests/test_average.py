@@ -1,5 +1,6 @@
 """The mean of several checkpoints' weights."""
 import copy
+from typing import Annotated
 
 import pytest
 import torch
@@ -85,13 +86,14 @@ def test_specs_that_mean_the_same_are_one_network(tmp_path, tiny_msit):
 
 def test_defaults_are_written_out_at_any_depth():
     registry = Registry('part')
+    LeafSpec = Annotated[dict, registry]
 
     @registry.register('leaf')
     def leaf(*, sizes: list[int] = (1, 2), factor: float = 1.0):
         pass
 
     @registry.register('tree', provided=('width',))
-    def tree(*, width: int, leaf_spec: dict = {'name': 'leaf', 'args': None}, other_spec: dict | None = None):  # noqa: B006
+    def tree(*, width: int, leaf_spec: LeafSpec = {'name': 'leaf', 'args': None}, other_spec: LeafSpec | None = None):  # noqa: B006
         pass
     inner = {'name': 'leaf', 'args': {'sizes': [1, 2], 'factor': 1}}
     full = {'name': 'tree', 'args': {'leaf_spec': inner, 'other_spec': None}}
