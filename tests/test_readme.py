@@ -12,6 +12,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
+DOCS = sorted((ROOT / 'docs').glob('*.md'))
+FOLDERS = ('assets', 'benchmarks', 'common', 'configs', 'datasets', 'docs', 'engine', 'imaging', 'modelzoo', 'models',
+           'tests')
 COMMANDS = re.findall(r'^    (python .+)$', README.replace('\\\n', ' '), re.MULTILINE)
 
 
@@ -101,7 +104,34 @@ def test_data_is_asked_for(tmp_path, command):
     assert {re.fullmatch(line, problem)[1] for problem in missing} == set(named)
 
 
-def test_files_that_the_readme_names_exist():
-    named = re.findall(r'`((?:models|datasets|engine|configs|docs|assets|modelzoo)/[\w./-]*)`', README)
-    links = re.findall(r'\]\(([\w./-]+)\)', README)
-    assert len(named) > 10 and [path for path in [*named, *links] if not (ROOT / path).exists()] == []
+def test_python_example():
+    """The whole image as a window gives what `upscale` gives."""
+    example, = re.findall(r'^```python\n(.*?)^```', README, re.MULTILINE | re.DOTALL)
+    lr = np.random.default_rng(0).random((6, 8, 3), dtype=np.float32)
+    names = {'lr': lr, 'h': 15, 'w': 20, 'top': 0, 'left': 0, 'bottom': 6, 'right': 8}
+    exec(example, names)
+    assert names['sr'].shape == (1, 3, 15, 20) and (names['sr'] - names['window']).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize('page', ['README.md', 'CONTRIBUTING.md', *(f'docs/{file.name}' for file in DOCS)])
+def test_named_files_exist(page):
+    """Every path below a folder of the project that a document names, and every link.
+
+    Left out are the files that a document adds by showing their content, and those that users put there.
+    """
+    text = (ROOT / page).read_text(encoding='utf-8')
+    added = {*re.findall(r'^`([^`\n]+)`:\n\n```', text, re.MULTILINE), 'modelzoo/lpips/alex.pth'}
+    words = {word for code in re.findall(r'`([^`\n]+)`', text) for word in code.split()}
+    paths = {word for word in words if re.match(rf"({'|'.join(FOLDERS)})/[^:]*$", word)} - added
+    patterns = [re.sub(r'\{[^}]*\}|NAME', '*', path) for path in sorted(paths)]  # {edsr,rdn} and NAME: any of several
+    assert [pattern for pattern in patterns if not list(ROOT.glob(pattern))] == []
+    links = re.findall(r'\]\((?!https?:)([^)#]+)[^)]*\)', text)
+    assert [link for link in links if not (ROOT / link).exists() and not ((ROOT / page).parent / link).exists()] == []
+
+
+def test_table_of_modules():
+    """Each part has a line that names a file or folder; `test_named_files_exist` looks for them."""
+    lines = [line for line in README.splitlines() if line.startswith('| ') and '`' in line]
+    parts = ('MSIT,', 'FEM', 'MSC', 'SIM', 'MSNO', 'MSSA', 'RIM', 'encoders', 'coordinates', 'protocols', 'metrics',
+             'losses', 'memory budget', 'training step', 'second stage')
+    assert [part for part in parts if not any(part in line.split('|')[1] for line in lines)] == []
