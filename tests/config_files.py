@@ -37,6 +37,6 @@ def refusal(folder: Path, config: str | dict, keys=TRAIN_KEYS) -> str:
     path = write(folder, config)
     with pytest.raises(UserError) as error:
         load_config(path, keys)
-    told = str(error.value)
-    assert '\n' not in told and told.startswith(f'{path}: ')
-    return told.removeprefix(f'{path}: ')
+    message = str(error.value)
+    assert '\n' not in message and message.startswith(f'{path}: ')
+    return message.removeprefix(f'{path}: ')

@@ -209,7 +209,7 @@ def test_second_derivatives_are_refused():
 
 
 def test_operators_keep_torchs_contract():
-    """No argument is changed, results are of the types and shapes that tracing is told."""
+    """No argument is changed, results have the types and shapes that are registered for tracing."""
     x = make_inputs(SMALL, torch.float16)
     layer = (x.attention, x.values, x.rows, x.weight)
     for op, arguments in ((fused.products_op, (x.query, x.keys, x.rows, SMALL.heads)),

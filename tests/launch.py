@@ -22,7 +22,7 @@ DEADLINE = 300.0  # seconds a job may take
 
 
 class Launcher:
-    """Starts jobs, and waits for them, from a process of its own."""
+    """Starts jobs, and waits for them, from a separate process."""
 
     def __enter__(self):
         self.server = subprocess.Popen([sys.executable, '-W', 'ignore', __file__], text=True, bufsize=1,

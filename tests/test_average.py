@@ -118,11 +118,11 @@ def test_refusals(tmp_path, tiny_msit):
     assert not (tmp_path / 'mean.pth').exists()
 
 
-@pytest.mark.parametrize(('target', 'told'), [
+@pytest.mark.parametrize(('target', 'expected'), [
     ('folder', 'is a folder'), ('folder.pth', 'is a folder'), ('mean', "has suffix ''"), ('mean.png', "has suffix '.png'"),
     ('file/new/mean.pth', 'is a file and no folder')])
 @pytest.mark.parametrize('tool', ['average', 'export', 'grow'])
-def test_a_target_that_cannot_be_written_is_refused_before_the_work(tmp_path, tiny_msit, target, told, tool):
+def test_a_target_that_cannot_be_written_is_refused_before_the_work(tmp_path, tiny_msit, target, expected, tool):
     """The sources do not even exist: nothing has been read."""
     for folder in ('folder', 'folder.pth'):
         (tmp_path / folder).mkdir()
@@ -134,6 +134,6 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_work(tmp_path, ti
             export('a.pth', tmp_path / target)
         else:
             grow('a.pth', tiny_msit, tmp_path / target)
-    assert str(error.value).startswith(str(tmp_path / target)) and told in str(error.value)
+    assert str(error.value).startswith(str(tmp_path / target)) and expected in str(error.value)
     assert '\n' not in str(error.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['file', 'folder', 'folder.pth']

@@ -320,7 +320,7 @@ def test_demo_refuses_size(place, option, value):
     ('-input', 'a.png', '-output', 'a.png/b.png'), ('-input', 'in', '-output', 'a.png/new/out'),
     ('-input', 'in', '-output', 'taken')])
 def test_demo_output_that_cannot_be_written(place, words):
-    """A file where a folder is needed, or the other way round, is told before the model is loaded."""
+    """A file where a folder is needed, or the other way round, is reported before the model is loaded."""
     place.write_image('in/one.png', 9, 12, 1)
     (place.folder / 'taken/one.png').mkdir(parents=True)
     place.assert_refused('demo', *words, '-model', 'no such file', naming='folder')
@@ -785,7 +785,7 @@ def test_training_on_a_full_disk(sets):
 
 
 def test_checkpoint_beyond_the_size_limit(sets):
-    """The real thing: the system refuses the bytes, and torch tells it by an error of its own kind."""
+    """A disk that is really full: the system refuses to write, and torch raises its own kind of error."""
     resource = pytest.importorskip('resource')
     sets.config('good.yaml', training(sets.spec))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -29,23 +29,23 @@ optimizer: {name: adam, args: {lr: 1e-4, eps: 1.e-8, weight_decay: 2E3, betas: [
     args = load_config(path, {'optimizer': TRAIN_KEYS['optimizer']})['optimizer']['args']
     assert args == {'lr': 0.0001, 'eps': 1e-8, 'weight_decay': 2000, 'betas': [0.9, 0.5]}
     assert {type(args[key]) for key in ('lr', 'eps', 'weight_decay')} == {float}
-    told = refusal(tmp_path, "clip_grad: '1e-4'", {'clip_grad': TRAIN_KEYS['clip_grad']})  # in quotes it is a text
-    assert told == "clip_grad: expected int or float, got '1e-4'"
+    message = refusal(tmp_path, "clip_grad: '1e-4'", {'clip_grad': TRAIN_KEYS['clip_grad']})  # in quotes it is a text
+    assert message == "clip_grad: expected int or float, got '1e-4'"
 
 
 def test_a_valid_config_comes_back_as_it_is(tmp_path, train_config):
     assert load_config(write(tmp_path, train_config), TRAIN_KEYS) == train_config
 
 
-@pytest.mark.parametrize(('text', 'told'), [
+@pytest.mark.parametrize(('text', 'part'), [
     ('a: [1, 2', 'not valid YAML'), ('a: 1\n b: 2', 'not valid YAML'), ('a: 1\n\tb: 2', 'not valid YAML'),
     ('seed: 1\nseed: 2', "the key 'seed' is given twice"), ('model: {args: {r: 1, r: 1}}', "the key 'r' is given twice"),
     ('a: !!python/object:x {}', 'not valid YAML'), ('', 'NoneType'), ('# nothing\n', 'NoneType'), ('- 1', 'list'),
     ('text', 'str'), ('? [a]\n: 1', ''), ('epoch_max: 2001-99-99', ''),
     ('base: 3', 'base: expected the name of a config file, got 3'), ('base: [a.yaml]', 'base: expected the name'),
 ])
-def test_files_that_cannot_be_read(tmp_path, text, told):
-    assert told in refusal(tmp_path, text)
+def test_files_that_cannot_be_read(tmp_path, text, part):
+    assert part in refusal(tmp_path, text)
 
 
 def test_bytes_that_are_no_text(tmp_path):
@@ -62,7 +62,7 @@ def test_missing_file(tmp_path):
 # inheritance
 
 def test_base_is_merged_deeply(tmp_path, train_config):
-    """Blocks key by key, lists as a whole; a base lies beside the file that names it, and may have one of its own."""
+    """Blocks key by key, lists as a whole; a base lies beside the file that names it, and may itself have a base."""
     write(tmp_path, train_config, 'lib/root.yaml')
     write(tmp_path, 'base: root.yaml\nseed: 3\nmodel: {args: {reparam: rim, heads: 2}}', 'lib/middle.yaml')
     path = write(tmp_path, """
@@ -180,15 +180,15 @@ def test_texts_survive_being_written(tmp_path, value):
     ('model.args.imnet_spec.args.hiden_list', 'hidden_list'), ('optimizer.nam', 'name'), ('optimizer.arg', 'args'),
     ('optimizer.args.lrr', 'lr'), ('lr_schedule.arg', 'args'), ('lr_schedule.args.warmpu', 'warmup')])
 def test_misspelt_keys(tmp_path, train_config, path, right):
-    """The right key under a wrong name: its full path and the right name are told."""
+    """The right key under a wrong name: the message has its full path and the right name."""
     parent, _, _ = path.rpartition('.')
     right_path = f'{parent}.{right}' if parent else right
     block = train_config
     for key in right_path.split('.'):
         block = block[key]
     wrong = change(change(train_config, right_path, REMOVED), path, block)
-    told = refusal(tmp_path, wrong)
-    assert told.startswith(f'{path}: ') and f"did you mean '{right}'?" in told
+    message = refusal(tmp_path, wrong)
+    assert message.startswith(f'{path}: ') and f"did you mean '{right}'?" in message
 
 
 def test_unknown_key_of_a_test_config(tmp_path, train_config):
@@ -196,10 +196,10 @@ def test_unknown_key_of_a_test_config(tmp_path, train_config):
     source = train_config['val_dataset']
     assert load_config(write(tmp_path, {'test_dataset': source}), TEST_KEYS) == {'test_dataset': source}
     assert refusal(tmp_path, {'test_dataset': source, 'seed': 1}, TEST_KEYS).startswith('seed: unknown key')
-    told = refusal(tmp_path, {'test_datasets': source}, TEST_KEYS)
-    assert told.startswith("test_datasets: unknown key; did you mean 'test_dataset'?")
-    told = refusal(tmp_path, {'test_dataset': {**source, 'batch_size': 2}}, TEST_KEYS)
-    assert told.startswith('test_dataset.batch_size: unknown key')
+    message = refusal(tmp_path, {'test_datasets': source}, TEST_KEYS)
+    assert message.startswith("test_datasets: unknown key; did you mean 'test_dataset'?")
+    message = refusal(tmp_path, {'test_dataset': {**source, 'batch_size': 2}}, TEST_KEYS)
+    assert message.startswith('test_dataset.batch_size: unknown key')
 
 
 @pytest.mark.parametrize(('path', 'wrong', 'right'), [
@@ -210,16 +210,16 @@ def test_unknown_key_of_a_test_config(tmp_path, train_config):
     ('model.args.pb_spec.name', 'posencs', 'posenc'), ('optimizer.name', 'adma', 'adam'),
     ('lr_schedule.name', 'warmup-cosin', 'warmup-cosine')])
 def test_unknown_names(tmp_path, train_config, path, wrong, right):
-    told = refusal(tmp_path, change(train_config, path, wrong))
-    assert told.startswith(f'{path}: unknown ') and f"'{wrong}'; did you mean '{right}'?" in told
+    message = refusal(tmp_path, change(train_config, path, wrong))
+    assert message.startswith(f'{path}: unknown ') and f"'{wrong}'; did you mean '{right}'?" in message
 
 
-@pytest.mark.parametrize(('factors', 'told'), [
+@pytest.mark.parametrize(('factors', 'part'), [
     (2, 'lr_factors: expected a block'), ({'imnet': 'x'}, "lr_factors.imnet: expected int or float, got 'x'"),
     ({'imnet': -1}, 'lr_factors.imnet: expected a number from 0'), ({1: 2}, 'lr_factors: expected names, got 1'),
     ({'': 2}, "lr_factors: expected names, got ''")])
-def test_wrong_factors(tmp_path, train_config, factors, told):
-    assert refusal(tmp_path, {**train_config, 'lr_factors': factors}).startswith(told)
+def test_wrong_factors(tmp_path, train_config, factors, part):
+    assert refusal(tmp_path, {**train_config, 'lr_factors': factors}).startswith(part)
 
 
 @pytest.mark.parametrize(('path', 'needs'), [
@@ -229,11 +229,11 @@ def test_wrong_factors(tmp_path, train_config, factors, told):
     ('val_dataset.wrapper.args.protocol', 'protocol'), ('model.args.imnet_spec', 'imnet_spec'),
     ('model.args.imnet_spec.args.hidden_list', 'hidden_list'), ('lr_schedule.args.cosine', 'cosine')])
 def test_missing_keys(tmp_path, train_config, path, needs):
-    told = refusal(tmp_path, change(train_config, path, REMOVED))
+    message = refusal(tmp_path, change(train_config, path, REMOVED))
     if needs:
-        assert told.startswith(f"{path.rpartition('.')[0]}: ") and told.endswith(f'needs {needs}')
+        assert message.startswith(f"{path.rpartition('.')[0]}: ") and message.endswith(f'needs {needs}')
     else:
-        assert told == f'{path}: this key is missing'
+        assert message == f'{path}: this key is missing'
 
 
 @pytest.mark.parametrize('path', [
@@ -245,7 +245,7 @@ def test_keys_that_may_be_left_out(tmp_path, train_config, path):
     assert load_config(write(tmp_path, config), TRAIN_KEYS) == config
 
 
-@pytest.mark.parametrize(('path', 'value', 'told'), [
+@pytest.mark.parametrize(('path', 'value', 'part'), [
     ('epoch_max', '5', "expected int, got '5'"), ('epoch_max', 5.0, 'expected int, got 5.0'), ('epoch_max', -1, 'got -1'),
     ('epoch_max', True, 'expected int, got True'), ('epoch_max', None, 'expected int, got None'), ('seed', -1, 'got -1'),
     ('train_dataset.batch_size', [2], 'expected int, got [2]'), ('train_dataset.batch_size', 0, 'got 0'),
@@ -262,39 +262,39 @@ def test_keys_that_may_be_left_out(tmp_path, train_config, path):
     ('train_dataset.dataset', 'image-folder', "got 'image-folder'"), ('model.args', [1], 'got [1]'),
     ('model.args.encoder_spec', 'rdn', "got 'rdn'"), ('optimizer.args', [1], 'got [1]'),
     ('lr_schedule', None, 'got None')])
-def test_values_of_a_wrong_kind(tmp_path, train_config, path, value, told):
+def test_values_of_a_wrong_kind(tmp_path, train_config, path, value, part):
     answer = refusal(tmp_path, change(train_config, path, value))
-    assert answer.startswith(f'{path}: ') and told in answer
+    assert answer.startswith(f'{path}: ') and part in answer
 
 
-@pytest.mark.parametrize(('path', 'value', 'told'), [
+@pytest.mark.parametrize(('path', 'value', 'expected'), [
     ('model.args.base_dim', 15, '15 channels'), ('model.args.heads', 5, '5 heads'), ('model.args.radius', -1, 'is -1'),
     ('model.args.reparam', 'rimm', "'rimm'"), ('model.args.attention', 'local', "'local'"),
     ('data_norm.inp.div', [0], 'data_norm.inp.div'), ('data_norm.gt.sub', [0.5, 0.5], 'data_norm.gt.sub'),
     ('data_norm.gt.sub', ['a'], 'data_norm.gt.sub')])
-def test_bad_values_of_a_model(train_config, path, value, told):
+def test_bad_values_of_a_model(train_config, path, value, expected):
     config = change(train_config, path, value)
     with pytest.raises(UserError) as error:
         models.make(config['model'], config['data_norm'])
-    assert told in str(error.value) and '\n' not in str(error.value)
+    assert expected in str(error.value) and '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize(('args', 'told'), [
+@pytest.mark.parametrize(('args', 'expected'), [
     ({'lr': -1}, '-1'), ({'lr': 'fast'}, 'optimizer.args'), ({'lr': None}, 'optimizer.args'), ({'lrr': 1}, "mean 'lr'"),
     ({'betas': [0.9]}, 'optimizer.args'), ({'betas': 0.9}, 'optimizer.args'), ({'betas': [0.9, 2]}, '2'),
     ({'params': [1]}, 'optimizer.args.params')])
-def test_bad_arguments_of_an_optimizer(args, told):
+def test_bad_arguments_of_an_optimizer(args, expected):
     parameters = models.layers.MLP(in_dim=2, hidden_list=[2]).parameters()
     with pytest.raises(UserError) as error:
         OPTIMIZERS.make({'name': 'adam', 'args': args}, 'optimizer', params=parameters)
-    assert str(error.value).startswith('optimizer.args') and told in str(error.value)
+    assert str(error.value).startswith('optimizer.args') and expected in str(error.value)
 
 
-@pytest.mark.parametrize(('wrapper', 'told'), [
+@pytest.mark.parametrize(('wrapper', 'expected'), [
     ({'name': 'sr-implicit', 'args': {}}, 'train_dataset.wrapper.name: unknown'),
     ({'name': 'sr-implicit-downsampled', 'args': {'scale_mx': 2}}, "train_dataset.wrapper.args.scale_mx: ")])
-def test_a_wrong_wrapper_is_told_before_images_are_looked_for(wrapper, told):
+def test_a_wrong_wrapper_is_reported_before_images_are_looked_for(wrapper, expected):
     spec = {'dataset': {'name': 'image-folder', 'args': {'root_path': 'absent'}}, 'wrapper': wrapper}
     with pytest.raises(UserError) as error:
         datasets.make(spec, '/nowhere', 'train_dataset')
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(expected)

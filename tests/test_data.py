@@ -150,8 +150,8 @@ def test_list_file(tmp_path):
     assert levels(ImageFolder(**make, first_k=2)) == [4, 2]
 
     (tmp_path / 'list.txt').write_text('a.png\nd.png\n')
-    told = message(ImageFolder, **make)
-    assert str(tmp_path / 'list.txt') in told and "'d.png'" in told and str(tmp_path / 'two') in told
+    text = message(ImageFolder, **make)
+    assert str(tmp_path / 'list.txt') in text and "'d.png'" in text and str(tmp_path / 'two') in text
     (tmp_path / 'list.txt').write_text('\n \n')
     assert f'{tmp_path / "list.txt"}: names no image' in message(ImageFolder, **make)
     (tmp_path / 'list.txt').unlink()
@@ -194,8 +194,8 @@ def test_missing_and_empty_folders(tmp_path):
 def test_wrong_arguments_of_a_folder(tmp_path, args):
     colours(tmp_path, a=1)
     spec = {'name': 'image-folder', 'args': {'root_path': '.', **args}}
-    told = message(datasets.DATASETS.make, spec, 'd', data_root=tmp_path)
-    assert told.startswith('d.args') and next(iter(args)) in told
+    text = message(datasets.DATASETS.make, spec, 'd', data_root=tmp_path)
+    assert text.startswith('d.args') and next(iter(args)) in text
 
 
 def paired_folders(root: Path, lr_sizes, hr_sizes) -> PairedImageFolders:
@@ -216,14 +216,14 @@ def test_pairs_are_cut_to_the_multiple(tmp_path):
 
 
 def test_pairs_must_match(tmp_path):
-    told = message(paired_folders, tmp_path / 'a', [(5, 5)] * 2, [(10, 10)])
-    assert f'{tmp_path / "a" / "lr"} holds 2' in told and f'{tmp_path / "a" / "hr"} 1' in told
+    text = message(paired_folders, tmp_path / 'a', [(5, 5)] * 2, [(10, 10)])
+    assert f'{tmp_path / "a" / "lr"} holds 2' in text and f'{tmp_path / "a" / "hr"} 1' in text
 
 
 @pytest.mark.parametrize('hr', [(24, 45), (8, 30), (34, 44)])  # two factors; smaller than LR; ten pixels left over at ×2
 def test_pairs_of_no_single_factor(tmp_path, hr):
-    told = message(paired_folders, tmp_path, [(12, 15)], [hr])  # at the start
-    assert str(tmp_path / 'lr' / '0.png') in told and '12x15' in told and f'{hr[0]}x{hr[1]}' in told
+    text = message(paired_folders, tmp_path, [(12, 15)], [hr])  # at the start
+    assert str(tmp_path / 'lr' / '0.png') in text and '12x15' in text and f'{hr[0]}x{hr[1]}' in text
 
 
 # training samples
@@ -447,15 +447,15 @@ def test_crops_of_shrunk_images():
     assert tops == set(range(7)) and max(lefts) >= 10
 
 
-@pytest.mark.parametrize(('args', 'told'), [
+@pytest.mark.parametrize(('args', 'expected'), [
     ({'scale_min': 0.5}, '0.5 and 4'), ({'scale_min': 3, 'scale_max': 2}, '3 and 2'), ({'scale_max': float('inf')}, 'inf'),
     ({'rescale_min': 0}, 'got 0'), ({'rescale_min': 1.5}, 'got 1.5'),
     ({'scale_max': float('nan')}, 'nan'), ({'scale_per': 'epoch'}, "'epoch'"), ({'sample_q': 0}, 'got 0'),
     ({'inp_size': 4, 'sample_q': 17}, '16'), ({'inp_size': 0}, 'inp_size')])
-def test_wrong_arguments_of_downsampled(args, told):
+def test_wrong_arguments_of_downsampled(args, expected):
     spec = {'name': 'sr-implicit-downsampled', 'args': {'inp_size': 8, 'sample_q': 4, **args}}
     text = message(datasets.WRAPPERS.make, spec, 'w', dataset=Images(), data_root='.')
-    assert text.startswith('w.args') and told in text
+    assert text.startswith('w.args') and expected in text
 
 
 def pair(height: int, width: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
@@ -571,7 +571,7 @@ def test_set_position_continues_an_epoch(epoch_batches):
 
 @pytest.mark.parametrize('ranks', [2, 3, 5])
 def test_processes_share_the_same_batches(ranks):
-    """Dealt one by one; who gets none of a small batch gets its first sample to look at, and is told so."""
+    """Samples are dealt one by one. A process without a sample of a small batch gets the first one, and its share is 0."""
     whole = list(sampler(count=11, batch_size=4))                                    # batches of 4, 4 and 3
     shares = []
     for rank in range(ranks):
@@ -697,8 +697,8 @@ def test_one_lr_image_is_missing(tmp_path, protocol):
 def test_own_lr_of_another_size(tmp_path):
     for size in ((22, 19), (21, 20), (19, 21)):
         own_lr(tmp_path, 2, size)
-        told = message(lambda: list(evaluation(tmp_path, position_image(43, 38)).pairs(2)))
-        assert all(part in told for part in (str(tmp_path / 'LR' / 'X2' / 'p0x2.png'), str(size), '(21, 19)'))
+        text = message(lambda: list(evaluation(tmp_path, position_image(43, 38)).pairs(2)))
+        assert all(part in text for part in (str(tmp_path / 'LR' / 'X2' / 'p0x2.png'), str(size), '(21, 19)'))
 
 
 @pytest.mark.parametrize(('scale', 'lr_size', 'hr_size'), [
@@ -735,15 +735,15 @@ def test_centre_crop(tmp_path):
 
 @pytest.mark.parametrize(('protocol', 'scale', 'least'), [('benchmark', 2, 6), ('benchmark', 6, 18), ('div2k', 2, 18)])
 def test_too_small_an_image(tmp_path, protocol, scale, least):
-    """Told at the start: of round(floor(H / s)·s) rows the border (2, 6 and 8 pixels) must leave one."""
+    """Reported at the start: of round(floor(H / s)·s) rows the border (2, 6 and 8 pixels) must leave one."""
     kept = evaluation(tmp_path / 'a', position_image(least, 40), lr='pil', protocol=protocol, scales=[1, scale])
     assert next(kept.pairs(scale)).hr.shape[0] == least
     for size in ((least - 1, 40), (40, least - 1)):
-        told = message(evaluation, tmp_path / 'b', position_image(*size), lr='pil', protocol=protocol, scales=[1, scale])
+        text = message(evaluation, tmp_path / 'b', position_image(*size), lr='pil', protocol=protocol, scales=[1, scale])
         for part in (str(tmp_path / 'b' / 'HR' / 'p0.png'), f'{size[0]}x{size[1]}', protocol, f'scale {scale}'):
-            assert part in told
-    told = message(evaluation, tmp_path / 'c', position_image(40, 40), protocol=protocol, scales=scale, crop=least - 1)
-    assert f'{least - 1}x{least - 1}' in told
+            assert part in text
+    text = message(evaluation, tmp_path / 'c', position_image(40, 40), protocol=protocol, scales=scale, crop=least - 1)
+    assert f'{least - 1}x{least - 1}' in text
 
 
 def test_evaluation_reads_grey_as_rgb_in_the_folders_order(tmp_path):
@@ -754,11 +754,11 @@ def test_evaluation_reads_grey_as_rgb_in_the_folders_order(tmp_path):
         ('p0.png', [1] * 3), ('p1.png', [2] * 3), ('p9.png', [99] * 3)]
 
 
-@pytest.mark.parametrize(('args', 'told'), [
+@pytest.mark.parametrize(('args', 'expected'), [
     ({'protocol': 'set5'}, 'benchmark, div2k'), ({'lr': 'matlab'}, "'matlab'"), ({'scales': []}, '[]'),
     ({'scales': [2, 0.5]}, '0.5'), ({'scales': ['2']}, "'2'"), ({'scales': [float('nan')]}, 'nan'),
     ({'scales': float('inf')}, 'inf'), ({'scales': [True]}, 'True'), ({'crop': 0}, '0')])
-def test_wrong_arguments_of_evaluation(args, told):
+def test_wrong_arguments_of_evaluation(args, expected):
     spec = {'name': 'sr-evaluation', 'args': {'name': 'S', 'protocol': 'benchmark', 'scales': [2], **args}}
     text = message(datasets.WRAPPERS.make, spec, 'w', dataset=Images(), data_root='.')
-    assert text.startswith('w.args') and told in text
+    assert text.startswith('w.args') and expected in text

@@ -129,16 +129,16 @@ def test_what_is_missing_is_one_line(tmp_path, monkeypatch):
         LPIPS(backbone=backbone)
 
 
-@pytest.mark.parametrize(('damage', 'told'), [
+@pytest.mark.parametrize(('damage', 'part'), [
     (lambda path: path.write_bytes(b'no tensors'), 'not a file of tensors'),
     (lambda path: torch.save([1, 2], path), 'expected a state dict'),
     (lambda path: torch.save({'lin0.model.1.weight': torch.zeros(1, 4, 1, 1)}, path), 'lin1.model.1.weight'),
     (lambda path: torch.save({f'lin{i}.model.1.weight': torch.zeros(1, 5, 1, 1) for i in (0, 1)}, path), r'\[4, 6\]'),
 ])
-def test_a_wrong_weights_file_is_named(tmp_path, damage, told):
+def test_a_wrong_weights_file_is_named(tmp_path, damage, part):
     path = tmp_path / 'bad.pth'
     damage(path)
-    with pytest.raises(UserError, match=rf'^-metrics lpips: \S*bad\.pth: .*{told}'):
+    with pytest.raises(UserError, match=rf'^-metrics lpips: \S*bad\.pth: .*{part}'):
         LPIPS(weights=str(path), backbone=backbone)
 
 

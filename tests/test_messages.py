@@ -51,10 +51,10 @@ def test_messages_of_what_is_built_stay_short(train_config):
     'epoch_max', 'data_norm.inp.sub', 'model', 'model.args.heads', 'optimizer.args.betas', 'unknown'])
 def test_aliases_are_not_written_out(tmp_path, train_config, path):
     """15 levels of ten aliases each would be 10^15 values: refused before anything looks at them."""
-    told = refusal(tmp_path, LAUGHS + to_yaml(change(train_config, path, 'HERE')).replace('HERE', '*a15'))
-    assert told == 'more than 100,000 values, counting an alias as what it stands for'
-    told = refusal(tmp_path, 'b: &b [0.5]\n' + to_yaml({'seed': 'HERE'}).replace('HERE', '[*b, *b]'))
-    assert told.startswith('b: unknown key')
+    message = refusal(tmp_path, LAUGHS + to_yaml(change(train_config, path, 'HERE')).replace('HERE', '*a15'))
+    assert message == 'more than 100,000 values, counting an alias as what it stands for'
+    message = refusal(tmp_path, 'b: &b [0.5]\n' + to_yaml({'seed': 'HERE'}).replace('HERE', '[*b, *b]'))
+    assert message.startswith('b: unknown key')
     with pytest.raises(UserError, match=r'^-set seed: more than 100,000 values'):
         load_config(write(tmp_path, train_config), TRAIN_KEYS, ('seed={' + ', '.join(LAUGHS.splitlines()) + '}',))
 

@@ -63,7 +63,7 @@ def test_set_completes_a_file(tmp_path, train_config):
     assert load_config(path, TRAIN_KEYS, ('epoch_max=2',)) == train_config
 
 
-@pytest.mark.parametrize(('override', 'told'), [
+@pytest.mark.parametrize(('override', 'part'), [
     ('train_dataset.batchsize=8', "-set train_dataset.batchsize: unknown key; did you mean 'batch_size'?"),
     ('optimiser.args.lr=1', "-set optimiser: unknown key; did you mean 'optimizer'?"),
     ('optimizer.arg.lr=1', "-set optimizer.arg: unknown key; did you mean 'args'?"),
@@ -85,10 +85,10 @@ def test_set_completes_a_file(tmp_path, train_config):
     ('seed=', "-set 'seed=': expected KEY.PATH=VALUE"), ('=1', "-set '=1': expected KEY.PATH=VALUE"),
     ('model..name=x', "-set 'model..name=x': expected KEY.PATH=VALUE"), ('seed=[1', '-set seed: not valid YAML'),
     ('seed={a: 1, a: 2}', "-set seed: not valid YAML: the key 'a' is given twice")])
-def test_wrong_changes(tmp_path, train_config, override, told):
+def test_wrong_changes(tmp_path, train_config, override, part):
     with pytest.raises(UserError) as error:
         load_config(write(tmp_path, train_config), TRAIN_KEYS, (override,))
-    assert str(error.value).startswith(told) and '\n' not in str(error.value)
+    assert str(error.value).startswith(part) and '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('overrides', [

@@ -290,7 +290,7 @@ def test_ultrasr_and_ipe_say_that_they_are_reimplementations():
 
 # errors
 
-@pytest.mark.parametrize(('spec', 'told'), [
+@pytest.mark.parametrize(('spec', 'part'), [
     (with_args(LIIF, imnet_spec=None), "'edsr-baseline' without its upsampling tail makes no image: set no_"),
     (with_args(LIIF, imnet_spec=None, encoder_spec=MLP), 'mlp'),
     (with_args(LIIF, encoder_spec={'name': 'edsr-baseline', 'args': {'n_feats': 8}}),
@@ -301,10 +301,10 @@ def test_ultrasr_and_ipe_say_that_they_are_reimplementations():
     (with_args(ULTRASR, depth=0), 'expected width and depth of at least 1, got 12 and 0'),
     (with_args(IPE, octaves=0), 'octaves is 0, expected at least 1'),
 ])
-def test_wrong_specs(spec, told):
+def test_wrong_specs(spec, part):
     with pytest.raises(UserError) as error:
         models.make(spec)
-    assert told in str(error.value) and '\n' not in str(error.value)
+    assert part in str(error.value) and '\n' not in str(error.value)
 
 
 def test_fixed_scale_is_the_network_itself():

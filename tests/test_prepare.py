@@ -296,9 +296,10 @@ def test_all_mirrors_dead(server, tmp_path):
     urls = [server.url + '/one/a.zip', server.url + '/two/a.zip', dead_url()]
     with pytest.raises(RunError) as error:
         download.obtain([Source('a.zip', url) for url in urls], tmp_path / 'd', pause=0)
-    told = str(error.value)
-    assert f'{urls[0]}: HTTP 403 Forbidden; {urls[1]}: HTTP 404 Not Found; {urls[2]}: [Errno' in told and '\n' not in told
-    assert told.startswith('no mirror gives a.zip (') and f'put it into {tmp_path / "d"} yourself' in told
+    message = str(error.value)
+    assert f'{urls[0]}: HTTP 403 Forbidden; {urls[1]}: HTTP 404 Not Found; {urls[2]}: [Errno' in message
+    assert '\n' not in message
+    assert message.startswith('no mirror gives a.zip (') and f'put it into {tmp_path / "d"} yourself' in message
     assert not (tmp_path / 'd').exists()
 
 
@@ -321,7 +322,7 @@ def test_wrong_checksum_everywhere(server, archive, tmp_path):
 
 
 def test_wrong_checksum_of_the_users_archive(server, archive, tmp_path):
-    """It is the user's: told, not deleted."""
+    """It is the user's: reported, not deleted."""
     (tmp_path / 'a.zip').write_bytes(archive)
     with pytest.raises(UserError, match=f'^{re.escape(str(tmp_path / "a.zip"))}: its SHA-256 is .*; delete it'):
         get(server, tmp_path, sha256='0' * 64)
@@ -349,7 +350,7 @@ def test_users_tgz_cut_short_anywhere_in_its_start(server, tmp_path):
             unpack.unpack(get(server, tmp_path), [HR], tmp_path / 'data')
 
 
-def test_no_room_is_told_before_the_transfer(server, archive, tmp_path, monkeypatch):
+def test_no_room_is_reported_before_the_transfer(server, archive, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: type('Usage', (), {'free': len(archive) - 1}))
     with pytest.raises(RunError, match=r'd: a\.zip needs 0\.00 GiB more, 0\.00 GiB are free; free some space'):
         get(server, tmp_path / 'd')
@@ -397,8 +398,8 @@ def test_disk_full_while_downloading(server, archive, tmp_path, monkeypatch):
     """One line that names the file; no other mirror is tried, and what has come stays for the next run."""
     monkeypatch.setattr(download, 'CHUNK', 10_000)
     disk = FullDisk(monkeypatch, r'\.part$', 25_000)
-    told = r'd/a\.zip\.\w+\.part: cannot be written \(No space left on device\); free some space'
-    with pytest.raises(RunError, match=told):
+    message = r'd/a\.zip\.\w+\.part: cannot be written \(No space left on device\); free some space'
+    with pytest.raises(RunError, match=message):
         get(server, tmp_path / 'd', '/a.zip', '/again/a.zip')
     assert len(server.requests) == 1 and list(files(tmp_path / 'd').values()) == [archive[:20_000]]
     disk.room = 10 ** 9
@@ -417,7 +418,7 @@ KINDS = ['.zip', '.tar', '.tgz']
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_unpack(tmp_path, kind):
-    """Only the images of the folders asked for; the kind is told by the content, not by the name."""
+    """Only the images of the folders asked for; the kind follows from the content, not from the name."""
     others = {'top/S/HR/notes.txt': b'1', 'top/S/LR/X3/ax3.png': b'2', '__MACOSX/S/HR/._a.png': b'3', 'c.png': b'4',
               'top/notS/HR/c.png': b'5', 'top/S/HR/sub/c.png': b'6'}
     archive = pack(tmp_path / 'archive.bin', {**others, **MEMBERS}, kind)
@@ -857,7 +858,7 @@ def test_interrupted(call, monkeypatch, benchmark):
     assert set(files(Path('data'))) == {'archives/benchmark.tar'}
 
 
-@pytest.mark.parametrize('words, told', [
+@pytest.mark.parametrize('words, part', [
     ([], 'name the data sets to prepare: DIV2K'),
     (['DIV2k'], "'DIV2k': no such data set, did you mean 'DIV2K'?"),
     (['-check'], '-data data: no such folder'),
@@ -867,9 +868,9 @@ def test_interrupted(call, monkeypatch, benchmark):
     (['Set5', '-mirror', 'ftp://x/y'], '-mirror ftp://x/y: expected an address that starts with http'),
     (['Set5', '-chekc'], 'unrecognized arguments: -chekc'),
 ])
-def test_wrong_input(call, tmp_path, words, told):
+def test_wrong_input(call, tmp_path, words, part):
     (tmp_path / 'file').write_text('')
     done = call(*words)
     assert done.status == 2 and done.out == '' and done.err.count('\n') == 1
-    assert done.err.startswith(f'error: {told}'), done.err
+    assert done.err.startswith(f'error: {part}'), done.err
     assert files(tmp_path) == {'file': b''}

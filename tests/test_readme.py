@@ -43,7 +43,7 @@ def test_every_command_is_covered():
 
 @pytest.mark.parametrize('command', slow_except(chosen('demo.py')[:2], chosen('demo.py')))
 def test_demo(tmp_path, command):
-    """Each writes an image of the size it names; bicubic stands in for the weights, for speed."""
+    """Each writes an image of the size it names; bicubic in the place of the weights, for speed."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
     (tmp_path / 'folder').mkdir()
     for path in ('photo.jpg', 'folder/a.png'):

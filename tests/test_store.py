@@ -359,9 +359,9 @@ def command(capsys, function) -> tuple[int, str]:
     """(exit status, the one line on stderr) of a command."""
     with pytest.raises(SystemExit) as leaving:
         run(function)
-    told = capsys.readouterr().err
-    assert told.count('\n') == 1 and told.startswith('error: ')
-    return leaving.value.code, told
+    message = capsys.readouterr().err
+    assert message.count('\n') == 1 and message.startswith('error: ')
+    return leaving.value.code, message
 
 
 def command_that_loads(capsys, loader: DataLoader) -> tuple[int, str]:
@@ -383,8 +383,8 @@ def command_that_loads(capsys, loader: DataLoader) -> tuple[int, str]:
 def test_a_damaged_image_is_named_at_the_start(root, capsys, cache, damage):
     whole = (root / 'HR/3.png').read_bytes()
     (root / 'HR/3.png').write_bytes({'truncated': whole[:len(whole) // 2], 'text': b'no image', 'empty': b''}[damage])
-    status, told = command(capsys, lambda: datasets.make(spec(cache=cache), root))
-    assert status == 2 and f'{root / "HR/3.png"}: ' in told
+    status, message = command(capsys, lambda: datasets.make(spec(cache=cache), root))
+    assert status == 2 and f'{root / "HR/3.png"}: ' in message
     assert '3.png' not in ''.join(str(file) for file in root.rglob('*.npy'))
     save(root / 'HR/3.png', noise(43, 46, 3))                                        # mended, it goes on
     assert same_pixels(mapped(root))
@@ -402,22 +402,22 @@ def test_a_dangling_link_is_named(root):
 
 def test_an_empty_folder_is_named(root, capsys):
     (root / 'none').mkdir()
-    status, told = command(capsys, lambda: datasets.make(spec(root_path=['HR', 'none']), root))
-    assert status == 2 and str(root / 'none') in told and not (root / 'decoded').exists()
+    status, message = command(capsys, lambda: datasets.make(spec(root_path=['HR', 'none']), root))
+    assert status == 2 and str(root / 'none') in message and not (root / 'decoded').exists()
 
 
-def test_counts_that_differ_are_told_before_anything_is_decoded(root):
+def test_counts_that_differ_are_reported_before_anything_is_decoded(root):
     save(root / 'LR/0.png', noise(20, 26))
-    told = message(PairedImageFolders, data_root=root, root_path_1='LR', root_path_2='HR', cache='mapped')
-    assert f'{root / "LR"} holds 1 ' in told and f'{root / "HR"} 6' in told and not (root / 'decoded').exists()
+    text = message(PairedImageFolders, data_root=root, root_path_1='LR', root_path_2='HR', cache='mapped')
+    assert f'{root / "LR"} holds 1 ' in text and f'{root / "HR"} 6' in text and not (root / 'decoded').exists()
     assert len(PairedImageFolders(data_root=root, root_path_1='LR', root_path_2='HR', first_k=1, cache='mapped')) == 1
 
 
-def test_a_disk_too_small_is_told_at_the_start(root, capsys, monkeypatch, decoded):
+def test_a_disk_too_small_is_reported_at_the_start(root, capsys, monkeypatch, decoded):
     """3·(40·52 + 41·50 + 42·48 + 43·46 + 44·44 + 45·42) = 35,850 bytes are needed."""
     monkeypatch.setattr(datasets.store.shutil, 'disk_usage', lambda path: type('Usage', (), {'free': 35_849}))
-    status, told = command(capsys, lambda: datasets.make(spec(), root))
-    assert status == 1 and str(root / 'decoded') in told and '3.58e-05 GB' in told and decoded == []
+    status, message = command(capsys, lambda: datasets.make(spec(), root))
+    assert status == 1 and str(root / 'decoded') in message and '3.58e-05 GB' in message and decoded == []
     monkeypatch.setattr(datasets.store.shutil, 'disk_usage', lambda path: type('Usage', (), {'free': 35_850}))
     assert same_pixels(mapped(root))
 
@@ -428,18 +428,18 @@ def test_a_disk_that_fills_up_leaves_only_whole_entries(root, capsys):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6_200, limits[1]))
     try:
-        status, told = command(capsys, lambda: datasets.make(spec(), root))
+        status, message = command(capsys, lambda: datasets.make(spec(), root))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert status == 1 and str(root / 'decoded/HR') in told and 'cache_path' in told
+    assert status == 1 and str(root / 'decoded/HR') in message and 'cache_path' in message
     assert all(file.stat().st_size == np.load(file).nbytes + 128 for file in (root / 'decoded/HR').iterdir())
     assert set(images_of(root)) <= {'2.png', '3.png', '4.png', '5.png'} and same_pixels(mapped(root))
 
 
 def test_a_place_that_cannot_be_written(root, capsys):
     (root / 'decoded').write_text('a file where the folder should be')
-    status, told = command(capsys, lambda: datasets.make(spec(), root))
-    assert status == 1 and str(root / 'decoded') in told and 'cache_path' in told and "'cache: none'" in told
+    status, message = command(capsys, lambda: datasets.make(spec(), root))
+    assert status == 1 and str(root / 'decoded') in message and 'cache_path' in message and "'cache: none'" in message
     assert same_pixels(mapped(root, cache_path='elsewhere'))
 
 
@@ -450,8 +450,8 @@ def test_an_entry_lost_while_in_use_is_named(root, capsys, workers, damage):
     file, = (root / 'decoded/HR').iterdir()
     damage(file)
     loader = DataLoader(wrapper, batch_sampler=DrawSampler(wrapper, 1, 1, 0), num_workers=workers)
-    status, told = command_that_loads(capsys, loader)
-    assert status == 1 and str(file) in told and 'Traceback' not in told
+    status, message = command_that_loads(capsys, loader)
+    assert status == 1 and str(file) in message and 'Traceback' not in message
 
 
 def test_wrong_name_of_a_cache(root):
@@ -507,12 +507,12 @@ class Failing(torch.utils.data.Dataset):
 
 
 @needs_fork
-@pytest.mark.parametrize(('error', 'status', 'told'), [
+@pytest.mark.parametrize(('error', 'status', 'expected'), [
     (UserError('a.png: damaged'), 2, 'error: a.png: damaged\n'), (RunError('b.npy: gone'), 1, 'error: b.npy: gone\n'),
     (SpecError('model.args: wrong'), 2, 'error: model.args: wrong\n'),
     (OSError(errno.EIO, 'Input/output error', 'c.png'), 1, "error: [Errno 5] Input/output error: 'c.png'\n"),
     (MemoryError(), 1, 'error: out of memory\n'), (None, 1, None)])
-def test_errors_of_workers_are_one_line(capsys, error, status, told):
+def test_errors_of_workers_are_one_line(capsys, error, status, expected):
     found = command_that_loads(capsys, DataLoader(Failing(error), num_workers=1))
-    assert found == (status, told or found[1])
-    assert told or 'num_workers' in found[1]
+    assert found == (status, expected or found[1])
+    assert expected or 'num_workers' in found[1]

@@ -12,14 +12,14 @@ class FeatureDecoder(SRModel):
     """An encoder and a decoder of its features. Subclasses implement `decode_features` and `query`.
 
     Attributes:
-        own_reach: how many LR pixels around a query's nearest one the decoder reads features from. None is always correct:
-            features of the whole image, which is then encoded as a whole, however large it is.
+        decoder_reach: how many LR pixels around a query's nearest one the decoder reads features from. None is always
+            correct: features of the whole image, which is then encoded as a whole, however large it is.
 
     Args:
         encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
     """
 
-    own_reach: int | None = None
+    decoder_reach: int | None = None
 
     def __init__(self, encoder_spec: dict):
         super().__init__()
@@ -31,9 +31,9 @@ class FeatureDecoder(SRModel):
 
     @property
     def reach(self) -> int | None:  # type: ignore[override]
-        return None if self.own_reach is None or self.encoder.reach is None else self.encoder.reach + self.own_reach
+        return None if self.decoder_reach is None or self.encoder.reach is None else self.encoder.reach + self.decoder_reach
 
     def encode(self, lr: Tensor, region: Region | None = None, halo: int | None = None) -> Any:
         whole = Region.whole(*lr.shape[2:])
-        region = whole if region is None or self.own_reach is None else region.grow(self.own_reach)
+        region = whole if region is None or self.decoder_reach is None else region.grow(self.decoder_reach)
         return self.decode_features(region.of(lr), self.encoder(lr, region, halo), region)

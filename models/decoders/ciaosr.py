@@ -72,7 +72,7 @@ class CiaoSR(FeatureDecoder):
 
     def __init__(self, *, encoder_spec: EncoderSpec, hidden_list: list[int] | None = None, non_local_attn: bool = True):
         super().__init__(encoder_spec)
-        self.own_reach = None if non_local_attn else 2  # 3×3 features of the neighbours
+        self.decoder_reach = None if non_local_attn else 2  # 3×3 features of the neighbours
         channels = self.encoder.out_channels
         keys, values = 9 * channels, 9 * channels + non_local_attn * channels
         hidden_list = [256] * 4 if hidden_list is None else hidden_list

@@ -68,7 +68,7 @@ class CLIT(FeatureDecoder):
             raise ValueError(f'scale_base is {scale_base}, expected more than 1')
         super().__init__(encoder_spec)
         # the 3×3 convolutions before and in the attention, its window, and the resampling between these
-        self.own_reach = max(r, 1) + 2 + (imnet_num > 1)
+        self.decoder_reach = max(r, 1) + 2 + (imnet_num > 1)
         self.heads, self.radius, self.cell_decode, self.scale_base = head, r, is_cell, scale_base
         self.may_idle = imnet_num > 1
         self.attended = (2 * r + 1) ** 2 * base_dim                                  # K²·C

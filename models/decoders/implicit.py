@@ -42,7 +42,7 @@ class LocalImplicitFunction(FeatureDecoder):
 
     def __init__(self, encoder_spec: EncoderSpec, *, local_ensemble: bool, feat_unfold: bool, cell_decode: bool):
         super().__init__(encoder_spec)
-        self.own_reach = feat_unfold + local_ensemble
+        self.decoder_reach = feat_unfold + local_ensemble
         self.local_ensemble, self.cell_decode = local_ensemble, cell_decode
         self.window = 3 if feat_unfold else 1                                        # side of what is unfolded
         self.unfolded = self.window ** 2 * self.encoder.out_channels

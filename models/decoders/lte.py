@@ -39,7 +39,7 @@ class TextureEstimator(FeatureDecoder):
             programs. None: that of the factor itself.
     """
 
-    own_reach = 2  # 3×3 convolutions, and the four neighbours
+    decoder_reach = 2  # 3×3 convolutions, and the four neighbours
 
     def __init__(self, encoder_spec: EncoderSpec, hidden_dim: int, scale_max: float | None):
         super().__init__(encoder_spec)

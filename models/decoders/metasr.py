@@ -39,7 +39,7 @@ class MetaSR(FeatureDecoder):
         encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
     """
 
-    own_reach = 2  # 3×3 features at the nearest pixel or the one before it
+    decoder_reach = 2  # 3×3 features at the nearest pixel or the one before it
 
     def __init__(self, *, encoder_spec: EncoderSpec):
         super().__init__(encoder_spec)
