@@ -25,7 +25,8 @@ class Encoder(nn.Module):
 
     Attributes:
         out_channels: channels of `features`.
-        reach: how many LR pixels around it a feature depends on; None: the whole image, which is then never cut.
+        reach: how many LR pixels around it a feature depends on; None: the whole image, which is then always encoded as a
+            whole.
         multiple: both sides of the input of `features` are multiples of this number; images are mirrored to reach it.
         scale: 1, or the factor of the upsampling tail; with a tail `features` returns RGB (B, 3, scale·H, scale·W).
     """

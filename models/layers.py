@@ -1,4 +1,7 @@
-"""Generic layers: the MLP decoder, the positional bias of local attention, and bilinear sampling."""
+"""Generic layers: the MLP decoder, the positional bias of local attention, and bilinear sampling.
+
+Shapes: B batch, Q queries, C channels, H×W an image or map, h×w a grid of queries.
+"""
 from collections.abc import Callable
 
 import torch

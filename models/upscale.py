@@ -62,7 +62,7 @@ def upscale_image(model: 'SRModel', image: Any, size: tuple[int, int], memory: i
         halo: LR pixels around a region that the encoder reads; None: all that its features depend on. Fewer are faster and
             not exact. No effect where the image is processed as a whole.
         progress: called with the fraction of the output that is done, above 0 to 1.
-    Raises: UserError when the input is no such image, the model cannot make this size, or not within this memory.
+    Raises: UserError for another input, a size that the model cannot make, or too little memory.
     """
     with _inference(model):
         lr = model.normalise_lr(lr_batch(model, image))
@@ -102,7 +102,7 @@ def render_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, 
         window: (top, left, bottom, right) in LR pixels, real numbers; the whole image is (0, 0, H, W).
         size: (h, w).
         memory: bytes that may be used beside the latent and the result.
-    Raises: UserError when the window is not inside the image, or the model cannot make a part of its grid, or this factor.
+    Raises: UserError for a window that is not inside the image, or that the model cannot render alone or at this factor.
     """
     _check_window(model, encoded, window, size)
     top, left, bottom, right = window
@@ -333,7 +333,7 @@ def _check_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, 
         raise UserError(f'render: expected a window (top, left, bottom, right) inside (0, 0, {encoded.height}, '
                         f'{encoded.width}), got {tuple(window)}')
     if not model.has_windows and tuple(window) != (0, 0, encoded.height, encoded.width):
-        raise UserError('render: the output pixels of this model depend on each other: it makes the whole image alone')
+        raise UserError('render: the output pixels of this model depend on each other: it renders the whole image only')
     factors = height / (bottom - top), width / (right - left)
     if model.fixed_scale and any(abs(factor - model.fixed_scale) > 1e-6 for factor in factors):
         raise UserError(f'render: this model upscales by exactly {model.fixed_scale}, got {factors[0]:g} by {factors[1]:g}')

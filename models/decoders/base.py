@@ -1,4 +1,7 @@
-"""Base of the decoders whose only input is an encoder's features of the LR image."""
+"""Base of the decoders that read an encoder's features of the LR image.
+
+Shapes: B batch, F encoder channels, H×W the LR grid.
+"""
 from typing import Any
 
 from torch import Tensor

@@ -62,7 +62,7 @@ class Latent(NamedTuple):
 class CiaoSR(FeatureDecoder):
     """Attention in attention; parameter names follow the authors' program.
 
-    With non-local features every output pixel sees the whole image, which then cannot be processed in regions.
+    With non-local features every output pixel depends on the whole image, which then cannot be processed in regions.
 
     Args:
         encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.

@@ -94,7 +94,7 @@ def supported(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def failure(device: torch.device, dtype: torch.dtype) -> str | None:
-    """What is wrong with the kernels on a device for maps of a type: results and gradients of CASE; None if nothing is.
+    """Why the kernels fail on a device for maps of a type, by the results and gradients of CASE; None if they are right.
 
     The numbers come from a separate generator: the global random state does not change.
     """

@@ -9,7 +9,7 @@ from models.msit.rim import make_conv
 
 
 class MSC(nn.Module):
-    """Splits the channels in t groups; group i (1-based) passes a dense (2i + 1)×(2i + 1) convolution C/t → C/t.
+    """Splits the channels into t groups; group i (1-based) passes a dense (2i + 1)×(2i + 1) convolution C/t → C/t.
 
     MSNO uses it with t = 16 (3×3 to 33×33), the query branch of MSSA with n = 4. With t = 1 it is a 3×3 convolution.
 

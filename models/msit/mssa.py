@@ -74,7 +74,7 @@ class LocalAttention(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How many pixels around a query's nearest one Z'' is read from."""
+        """How far Z'' is read around a query's nearest pixel, in pixels."""
         return self.padding + largest_radius(self)
 
     def use_kernels(self, on: bool, dtype: torch.dtype) -> None:
