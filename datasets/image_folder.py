@@ -1,9 +1,9 @@
 """Data sets of images: indexed reading of whole images as 8-bit RGB."""
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from datasets.pairs import match
 from datasets.parallel import in_parallel
 from datasets.registry import DATASETS
 from datasets.store import Store
@@ -13,35 +13,16 @@ from utils import UserError
 _CACHES = ('none', 'in_memory', 'mapped')
 
 
-@DATASETS.register('image-folder', provided=('data_root',))
-class ImageFolder:
-    """The images of one folder, or of several.
+class Images:
+    """Images by their files; the arguments are those of `ImageFolder`."""
 
-    Args:
-        root_path: a folder or a list of folders; relative ones start from the data root.
-        list_file: text file with one file name per line, relative to the folder(s), instead of everything found there.
-        first_k: keep the first k images.
-        repeat: use every image this many times per pass over the data set.
-        cache: 'none' decodes at every access; 'in_memory' decodes all images at the start; 'mapped' decodes them once, into
-            a store on disk that later runs use again (`datasets/store.py`). The pixels are the same.
-        cache_path: folder of the store; a relative one starts from the data root.
-    Raises: UserError naming the folder, or the image that cannot be read; OSError where the store cannot be written.
-    """
-
-    def __init__(self, *, data_root: str | Path, root_path: str | list[str], list_file: str | None = None,
-                 first_k: int | None = None, repeat: int = 1, cache: str = 'none', cache_path: str = 'decoded'):
+    def __init__(self, files: list[Path], *, data_root: str | Path, repeat: int = 1, cache: str = 'none',
+                 cache_path: str = 'decoded'):
         if cache not in _CACHES:
             raise ValueError(f"cache is {cache!r}, expected one of {', '.join(_CACHES)}")
-        if repeat < 1 or (first_k is not None and first_k < 1):
-            raise ValueError('repeat and first_k must be at least 1')
-        if not root_path:
-            raise ValueError('root_path names no folder')
-        roots = [Path(data_root) / root for root in ([root_path] if isinstance(root_path, str) else root_path)]
-        if list_file is None:
-            files = [file for root in roots for file in list_images(root)]
-        else:
-            files = _read_list(Path(data_root) / list_file, roots)
-        self.files = files[:first_k]
+        if repeat < 1:
+            raise ValueError('repeat must be at least 1')
+        self.files = files
         self.repeat = repeat
         self._decoded: Store | list[np.ndarray] | None = None
         if cache == 'mapped':
@@ -66,6 +47,39 @@ class ImageFolder:
         return self._sizes[index % len(self.files)]
 
 
+@DATASETS.register('image-folder', provided=('data_root',))
+class ImageFolder(Images):
+    """The images of one folder, or of several.
+
+    Args:
+        root_path: a folder or a list of folders; relative ones start from the data root.
+        list_file: text file with one file name per line, relative to the folder(s), instead of everything found there.
+        first_k: keep the first k images.
+        repeat: use every image this many times per pass over the data set.
+        cache: 'none' decodes at every access; 'in_memory' decodes all images at the start; 'mapped' decodes them once, into
+            a store on disk that later runs use again (`datasets/store.py`). The pixels are the same.
+        cache_path: folder of the store; a relative one starts from the data root.
+    Raises: UserError naming the folder, or the image that cannot be read; OSError where the store cannot be written.
+    """
+
+    def __init__(self, *, data_root: str | Path, root_path: str | list[str], list_file: str | None = None,
+                 first_k: int | None = None, repeat: int = 1, cache: str = 'none', cache_path: str = 'decoded'):
+        _check_first(first_k)
+        if not root_path:
+            raise ValueError('root_path names no folder')
+        roots = [Path(data_root) / root for root in ([root_path] if isinstance(root_path, str) else root_path)]
+        if list_file is None:
+            files = [file for root in roots for file in list_images(root)]
+        else:
+            files = _read_list(Path(data_root) / list_file, roots)
+        super().__init__(files[:first_k], data_root=data_root, repeat=repeat, cache=cache, cache_path=cache_path)
+
+
+def _check_first(first_k: int | None) -> None:
+    if first_k is not None and first_k < 1:
+        raise ValueError(f'first_k is {first_k}, expected at least 1')
+
+
 def _read_list(path: Path, roots: list[Path]) -> list[Path]:
     """The files that a list names, each in the first of `roots` that has it."""
     if not path.is_file():
@@ -84,7 +98,7 @@ def _read_list(path: Path, roots: list[Path]) -> list[Path]:
 
 @DATASETS.register('paired-image-folders', provided=('data_root',))
 class PairedImageFolders:
-    """Pairs of an LR image and its HR image, matched by sorted order as in the released benchmark archives.
+    """Pairs of an LR image and its HR image, matched by name; see `datasets.pairs.match`.
 
     Args:
         root_path_1: folder of LR images.
@@ -94,14 +108,11 @@ class PairedImageFolders:
 
     def __init__(self, *, data_root: str | Path, root_path_1: str, root_path_2: str, first_k: int | None = None,
                  repeat: int = 1, cache: str = 'none', cache_path: str = 'decoded'):
-        folders = [Path(data_root) / root for root in (root_path_1, root_path_2)]
-        counts = [len(list_images(folder)[:first_k]) for folder in folders]  # first: decoding takes long
-        if counts[0] != counts[1]:
-            raise UserError(f'{folders[0]} holds {counts[0]} images and {folders[1]} {counts[1]}: '
-                            'LR and HR images must come in pairs')
-        images_of = partial(ImageFolder, data_root=data_root, first_k=first_k, repeat=repeat, cache=cache,
-                            cache_path=cache_path)
-        self.lr, self.hr = images_of(root_path=root_path_1), images_of(root_path=root_path_2)
+        _check_first(first_k)
+        lr, hr = (list_images(Path(data_root) / root) for root in (root_path_1, root_path_2))
+        pairs = match(lr, hr)[:first_k]  # first: decoding takes long
+        self.lr, self.hr = (Images(list(files), data_root=data_root, repeat=repeat, cache=cache, cache_path=cache_path)
+                            for files in zip(*pairs))
         for index in range(len(self.hr.files)):
             self.scale(index)
 

@@ -215,11 +215,6 @@ def test_pairs_are_cut_to_the_multiple(tmp_path):
     assert len(repeated) == 2 and repeated.scale(1) == 2 and np.array_equal(repeated[1][1], position_image(24, 30))
 
 
-def test_pairs_must_match(tmp_path):
-    text = message(paired_folders, tmp_path / 'a', [(5, 5)] * 2, [(10, 10)])
-    assert f'{tmp_path / "a" / "lr"} holds 2' in text and f'{tmp_path / "a" / "hr"} 1' in text
-
-
 @pytest.mark.parametrize('hr', [(24, 45), (8, 30), (34, 44)])  # two factors; smaller than LR; ten pixels left over at ×2
 def test_pairs_of_no_single_factor(tmp_path, hr):
     text = message(paired_folders, tmp_path, [(12, 15)], [hr])  # at the start
