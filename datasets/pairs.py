@@ -8,8 +8,8 @@ from utils import UserError, shortened
 
 SHOWN = 3  # most names of a kind in a message
 _FACTOR = r'\d+(?:\.\d+)?'
-_SCALES = [re.compile(rf'(.+?)[_.-]?x{factors}', re.IGNORECASE)  # NAMEx4, NAME_x2.5; NAMEx2x3
-           for factors in (_FACTOR, f'{_FACTOR}x{_FACTOR}')]
+_SCALES = [re.compile(rf'(.+?)[_.-]?x{factors}', re.IGNORECASE)  # NAMEx4, NAME_x2.5; also NAMEx2x3
+           for factors in (_FACTOR, f'{_FACTOR}(?:x{_FACTOR})?')]
 # Text that all names of a folder begin or end with. Digits could be part of an image's number; only those of a factor may
 # stand there (`LR4`).
 _START = re.compile(r'(?:[^\d]|(?<=lr)\d)*[_.\- ]', re.IGNORECASE)
