@@ -79,7 +79,7 @@ def choose_device(options: argparse.Namespace, local_rank: int | None = None, tf
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command: exit status 0 done, 2 wrong input, 130 interrupted, 1 anything else, told in one line on stderr."""
+    """Runs a command: exit status 0 done, 2 wrong input, 130 interrupted, 1 anything else, with one line on stderr."""
     try:
         main()
     except (Exception, KeyboardInterrupt) as error:
@@ -91,23 +91,23 @@ def run(main: Callable[[], None]) -> None:
 
 
 def verdict(error: BaseException) -> tuple[int, str | None]:
-    """The exit status of an error, and its line on stderr; no line for one that is nobody's input but a bug."""
+    """The exit status of an error, and its line on stderr; None for a bug, whose traceback is needed."""
     if isinstance(error, UserError):
-        return 2, f'error: {told_by(error)}'
+        return 2, f'error: {message_of(error)}'
     if isinstance(error, KeyboardInterrupt):
         return 130, f'interrupted{": " if error.args else ""}{" ".join(map(str, error.args))}'
     if isinstance(error, (RunError, MemoryError, torch.OutOfMemoryError)):
-        return 1, f'error: {told_by(error) or "out of memory"}'
+        return 1, f'error: {message_of(error) or "out of memory"}'
     if isinstance(error, OSError):
         advice = '; free some space and run it again' if error.errno == errno.ENOSPC else ''
-        return 1, f'error: {told_by(error)}{advice}'
+        return 1, f'error: {message_of(error)}{advice}'
     if isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker (pid'):
         return 1, f'error: {error}; it may have run out of memory or of shared memory: a lower num_workers needs less'
     return 1, None
 
 
-def told_by(error: Exception) -> str:
-    """What an error says, without the traceback that comes before it when it was raised in a data loader's worker."""
+def message_of(error: Exception) -> str:
+    """The message of an error, without the traceback that a data loader's worker puts before it."""
     if not str(error).startswith('Caught '):
         return str(error)
     return re.split(rf'^(?:\w+\.)*{type(error).__name__}(?:: |$)', str(error), flags=re.MULTILINE)[-1].strip()

@@ -42,8 +42,8 @@ class Latent(NamedTuple):
 class CLIT(FeatureDecoder):
     """Names of arguments and parameters are those of released configs and checkpoints.
 
-    The number of cascades in use depends on the scale alone. Up to scale_base it is one. Beyond, each
-    cascade but the last makes a step of scale_base, and the last one makes the rest.
+    The number of cascades in use depends on the scale alone. Up to scale_base it is one. Beyond, each cascade but the last
+    makes a step of scale_base, and the last one makes the rest.
 
     Args:
         encoder_spec: features of the LR image, e.g. {name: edsr-baseline, args: {no_upsampling: true}}.
