@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
     def memory_option(self) -> None:
         self.option('memory', type=parse_memory, metavar='SIZE',
-                    help='memory for upscaling, such as 2G or 500M (default: 1.5G on CPUs, 4G on GPUs); '
+                    help="memory for upscaling, such as 2G or 500M (default: 1.5G on CPUs, half of a GPU's memory); "
                          'larger images are processed in parts')
 
     def error(self, message: str):

@@ -29,9 +29,9 @@ from utils import UserError
 if TYPE_CHECKING:
     from models.contract import SRModel
 
-GPU_MEMORY = 2 ** 32  # bytes by default
-DEFAULT_MEMORY = {'cpu': 3 * 2 ** 29, 'cuda': GPU_MEMORY}
-MOST_TIMES = 4          # the default memory grows up to so many times where regions would be narrower than margins
+# the default memory in bytes, and up to what it grows where regions would be narrower than their margins
+CPU_MEMORY = 3 * 2 ** 29, 3 * 2 ** 31
+GPU_MEMORY = 0.5, 0.75  # of the GPU's memory, free or not
 ENCODING_SHARE = 0.6    # of the memory; the queries take the rest
 SMALLEST_SIDE = 16      # of a region, and of the image on which an encoding is measured, in LR pixels
 SAMPLE_QUERIES = 256    # on which queries are measured
@@ -57,8 +57,8 @@ def upscale_image(model: 'SRModel', image: Any, size: tuple[int, int], memory: i
     Args:
         image: RGB; see `lr_batch`.
         size: (h, w), each at least the LR side.
-        memory: bytes that may be used beside the input, the weights and the result; default: 1.5 GiB on CPUs, 4 GiB on
-            GPUs. An image that does not fit is processed in regions, with the same result to rounding.
+        memory: bytes that may be used beside the input, the weights and the result; default: 1.5 GiB on CPUs, half of a
+            GPU's memory there. An image that does not fit is processed in regions, with the same result to rounding.
         halo: LR pixels around a region that the encoder reads; None: all that its features depend on. Fewer are faster and
             not exact. No effect where the image is processed as a whole.
         progress: called with the fraction of the output that is done, above 0 to 1.
@@ -116,7 +116,7 @@ def render_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, 
                  for edge in coords.nearest_index(line[[0, -1]], n)]
         region = Region(edges[0], edges[1] + 1, edges[2], edges[3] + 1, encoded.height, encoded.width)
         out = model.inp_sub.new_empty(encoded.batch, 3, *size)
-        memory = DEFAULT_MEMORY.get(device.type, GPU_MEMORY) if memory is None else memory
+        memory = default_memory(device)[0] if memory is None else memory
         for y, x, rgb in _decode_region(model, encoded.latent, region, rows, columns, cell.expand(encoded.batch, 2), memory):
             out[:, :, y, x] = rgb
     return out
@@ -157,15 +157,14 @@ def plan_regions(model: 'SRModel', lr: Tensor, memory: int | None, halo: int | N
     Raises: UserError that names a sufficient amount of memory, when not even the smallest region fits.
     """
     height, width = lr.shape[2:]
-    given, default = memory, DEFAULT_MEMORY.get(lr.device.type, GPU_MEMORY)
-    memory = default if given is None else given
+    memory, most = default_memory(lr.device) if memory is None else (memory, memory)
     if len(lr) * height * width * AMPLE <= memory * ENCODING_SHARE or model.reach is None:
         return [Region.whole(height, width)], memory
     stages = encoding_stages(model, lr, halo)
     side, uncut = _region_side(lr, memory, stages)
     margin = max(margin for margin, _ in stages)
-    while given is None and side < min(margin, max(height, width)) and memory < MOST_TIMES * default:
-        memory *= 2
+    while side < min(margin, max(height, width)) and memory < most:
+        memory = min(2 * memory, most)
         side, uncut = _region_side(lr, memory, stages)
     if side < min(SMALLEST_SIDE, height, width):
         smallest = [(2 * margin + SMALLEST_SIDE, size) for margin, size in stages]
@@ -176,6 +175,14 @@ def plan_regions(model: 'SRModel', lr: Tensor, memory: int | None, halo: int | N
                         + (f', or a halo smaller than {optional} pixels' if optional else ''))
     sides = (length if length <= uncut else side for length in (height, width))
     return list(Region.whole(height, width).split(*sides)), memory
+
+
+def default_memory(device: torch.device) -> tuple[int, int]:
+    """The memory to stay within when the caller says nothing, and up to what it may grow, in bytes."""
+    if device.type != 'cuda':
+        return CPU_MEMORY
+    total = torch.cuda.get_device_properties(device).total_memory
+    return int(GPU_MEMORY[0] * total), int(GPU_MEMORY[1] * total)
 
 
 def encoding_stages(model: 'SRModel', lr: Tensor, halo: int | None) -> list[tuple[int, int]]:
