@@ -3,15 +3,19 @@
 On several GPUs: torchrun --nproc-per-node N train.py …, with the same options.
 """
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 from common.cli import Parser, choose_device, run
+from common.locks import locked
 from engine.config import TRAIN_KEYS, load_config, named
 from engine.distributed import World, join
 from engine.training.folder import choose_resume
 from engine.training.record import quiet_writer_thread
 from engine.training.trainer import Trainer
 from engine.yaml_files import to_yaml
+
+BUSY = 'another process trains in this folder; wait until it has ended, or choose another -name'
 
 
 def main() -> None:
@@ -42,12 +46,13 @@ def train(world: World) -> None:
     folder = Path('save') / (options.name or Path(options.config).stem)
     device = choose_device(options, world.local_rank, config.get('tf32', False))
     world.connect(device)
-    resume = world.broadcast(choose_resume(folder, options.resume) if world.main else None)
     pretrain = Path(options.pretrain) if options.pretrain else None
-    with named(options.config, options.set):
-        trainer = Trainer(config=config, folder=folder, data_root=Path(options.data), device=device, resume=resume,
-                          pretrain=pretrain, world=world)
-    trainer.train()
+    with locked(folder, BUSY) if world.main else nullcontext():
+        resume = world.broadcast(choose_resume(folder, options.resume) if world.main else None)
+        with named(options.config, options.set):
+            trainer = Trainer(config=config, folder=folder, data_root=Path(options.data), device=device, resume=resume,
+                              pretrain=pretrain, world=world)
+        trainer.train()
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """Measures a suite: models × sets × scales, one after another; finished results are kept."""
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,10 +64,22 @@ class Comparison:
         return [metric.name for metric in self.metrics]
 
     def measure(self) -> None:
-        """Measures what is not kept yet. An interruption costs the scale that it meets."""
-        todo = [(file, evaluation_set.name, evaluation_set.dataset, scale)
+        """Measures what is not kept yet. An interruption costs the scale that it meets.
+
+        Raises: UserError when another process writes one of the results.
+        """
+        with contextlib.ExitStack() as writing:
+            for file in dict.fromkeys(file for file, *_ in self._missing()):
+                writing.enter_context(self.results[file].writing())
+            self._measure(self._missing())
+
+    def _missing(self) -> list[tuple[str, str, Evaluation, float]]:
+        """File, set's name, set and scale of what is not kept yet."""
+        return [(file, evaluation_set.name, evaluation_set.dataset, scale)
                 for file, evaluation_set, scale in self._measurable()
                 if evaluation_set.dataset is not None and self._kept(file, evaluation_set, scale) is None]
+
+    def _measure(self, todo: list[tuple[str, str, Evaluation, float]]) -> None:
         opened: tuple[str, SRModel] | None = None  # the file that was opened last, and its model
         with tqdm(total=sum(len(item) for *_, item, _ in todo), unit='image', disable=None, leave=False) as bar:
             for done, (file, set_name, dataset, scale) in enumerate(todo):

@@ -1,11 +1,14 @@
 """The results of a model that are kept in test/NAME, so that an interrupted command continues."""
+import contextlib
 import json
+from collections.abc import Iterator
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from common.locks import locked
 from datasets.evaluation import Evaluation
 from engine.evaluation.candidates import Candidate
 from engine.evaluation.evaluate import format_table, plain_numbers
@@ -14,6 +17,8 @@ from utils import write_text
 
 KINDS: dict[str, Any] = {'model': str, 'dataset': str, 'scale': Real, 'protocol': str, 'lr': str, 'images': int,
                          'seconds_per_image': Real, 'per_image': list, 'peak_memory': (int, type(None)), 'measured_on': str}
+
+BUSY = 'another process measures into this folder; wait until it has ended, or choose another -name'
 
 
 class Results:
@@ -32,7 +37,18 @@ class Results:
         self.folder, self.code, self.reuse = folder, code, reuse
         self.header = {'model': candidate.name, 'params': candidate.params, 'device': str(device),
                        'weights': candidate.weights}
+        self.fresh = fresh
         self.rows = [] if fresh else self._read()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """What `add` is called in: no other process writes these results meanwhile. Reads the rows that are there by now.
+
+        Raises: UserError when another process writes them.
+        """
+        with locked(self.folder, BUSY):
+            self.rows = [] if self.fresh else self._read()
+            yield
 
     def find(self, dataset: Evaluation, scale: float, metrics: list[str]) -> dict | None:
         """The kept row of this very evaluation with all these metrics, if there is one."""
