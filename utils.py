@@ -105,7 +105,10 @@ def check_output(path: str | Path, suffixes: tuple[str, ...]) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes what `atomic_path` leaves in a folder when its process is killed amid writing."""
+    """Removes what `atomic_path` leaves in a folder when its process is killed amid writing.
+
+    Call it where no other process can be writing there: under the folder's lock (`common/locks.py`).
+    """
     for file in folder.glob(f'{PARTIAL}*'):
         file.unlink(missing_ok=True)
 

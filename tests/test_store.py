@@ -6,7 +6,6 @@ import os
 import pickle
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ import datasets.parallel
 import datasets.store
 import utils
 from common.cli import run
+from common.locks import locked
 from common.registry import SpecError
 from datasets.downsampled import Downsampled
 from datasets.evaluation import Evaluation
@@ -302,7 +302,7 @@ def test_processes_that_build_at_once(root):
 
 @needs_fork
 def test_a_killed_build_continues(root, decoded, monkeypatch):
-    """What was finished is kept, what was not is made; the file that was being written goes once it is surely abandoned."""
+    """What was finished is kept, what was not is made; the file that was being written goes, since nobody writes it."""
     replace = os.replace
 
     def kill(number: int) -> None:
@@ -319,9 +319,78 @@ def test_a_killed_build_continues(root, decoded, monkeypatch):
     left, = (file for file in (root / 'decoded/HR').iterdir() if file.name.startswith('.'))
     assert len(entries(root)) == 3
     decoded.clear()
-    assert same_pixels(mapped(root)) and len(decoded) == 4 and left.exists()
-    os.utime(left, (time.time() - 7200,) * 2)
-    assert same_pixels(mapped(root)) and not left.exists() and len(entries(root)) == 6
+    assert same_pixels(mapped(root)) and len(decoded) == 4 and not left.exists() and len(entries(root)) == 6
+    assert not (root / 'decoded/.lock').exists()
+
+
+@needs_fork
+@pytest.mark.parametrize('complete', [False, True])
+def test_what_a_live_process_writes_stays(root, complete):
+    """Another process builds: who misses an entry waits for it, who misses none starts at once and removes nothing."""
+    (mapped(root) if complete else (root / 'decoded/HR').mkdir(parents=True))
+    partial = root / 'decoded/HR/.partial-7.png.v3-1-2-3.npy'
+    partial.touch()
+    context = multiprocessing.get_context('fork')
+    holding, opened = context.Event(), context.Event()
+
+    def hold() -> None:
+        with locked(root / 'decoded'):
+            holding.set()
+            opened.wait(2)
+            os._exit(0 if partial.exists() and opened.is_set() == complete else 1)
+    process = context.Process(target=hold)
+    process.start()
+    assert holding.wait(30)
+    assert same_pixels(mapped(root))
+    opened.set()
+    process.join(60)
+    assert process.exitcode == 0 and partial.exists() == complete
+
+
+def swapped_sides(content: bytes) -> bytes:
+    return content.replace(b'(44, 44, 3)', b'(22, 88, 3)')
+
+
+@pytest.mark.parametrize('damage', [
+    lambda content: content[:128] + bytes(len(content) - 128), lambda content: content[:128] + bytes(5808) + content[-4:],
+    lambda content: content[:4000] + bytes([content[4000] ^ 1]) + content[4001:], swapped_sides,
+    lambda content: b'\x93NUMPX' + content[6:], lambda content: content.replace(b'|u1', b'|i1'),
+    lambda content: content.replace(b'(44, 44', b'(4444444'), lambda content: content[:20] + b'\xff' * 90 + content[110:],
+    lambda content: bytes(len(content)), lambda content: content + b'x', lambda content: content[:-1],
+    lambda content: content[:-4], lambda content: b''],
+    ids=['zeroed to the end', 'zeroed pixels', 'a bit of a pixel', 'sides', 'magic', 'type', 'one side', 'header',
+         'all zero', 'longer', 'shorter', 'no checksum', 'empty'])
+def test_a_damaged_entry_is_made_again_and_said(root, decoded, capsys, damage):
+    mapped(root)
+    file = next(file for file in (root / 'decoded/HR').iterdir() if file.name.startswith('4.png'))
+    whole = file.read_bytes()
+    assert len(whole) == 128 + 44 * 44 * 3 + 4 and damage(whole) != whole
+    file.write_bytes(damage(whole))
+    decoded.clear()
+    capsys.readouterr()
+    assert same_pixels(mapped(root)) and decoded == ['4.png'] and file.read_bytes() == whole
+    assert capsys.readouterr().out == f'{root}/decoded: 1 decoded images are damaged and are decoded again (4.png)\n'
+    assert same_pixels(mapped(root)) and decoded == ['4.png'] and capsys.readouterr().out == ''
+
+
+def test_exchanged_entries_are_made_again(root, decoded):
+    """Two intact files under each other's names."""
+    mapped(root)
+    one, two = sorted((root / 'decoded/HR').iterdir())[:2]
+    content = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(content)
+    decoded.clear()
+    assert same_pixels(mapped(root)) and sorted(decoded) == ['0.png', '1.png']
+
+
+def test_entries_are_on_the_disk_before_they_have_their_name(root, monkeypatch):
+    events = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(datasets.store.os, 'fsync', lambda handle: events.append('sync') or sync(handle))
+    monkeypatch.setattr(utils.os, 'replace', lambda *names: events.append('rename') or replace(*names))
+    mapped(root, first_k=1)
+    assert events == ['sync', 'rename']
 
 
 class OneThread:
@@ -432,7 +501,7 @@ def test_a_disk_that_fills_up_leaves_only_whole_entries(root, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == 1 and str(root / 'decoded/HR') in message and 'cache_path' in message
-    assert all(file.stat().st_size == np.load(file).nbytes + 128 for file in (root / 'decoded/HR').iterdir())
+    assert all(file.stat().st_size == np.load(file).nbytes + 132 for file in (root / 'decoded/HR').iterdir())
     assert set(images_of(root)) <= {'2.png', '3.png', '4.png', '5.png'} and same_pixels(mapped(root))
 
 
