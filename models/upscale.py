@@ -29,7 +29,7 @@ from utils import UserError
 if TYPE_CHECKING:
     from models.contract import SRModel
 
-# the default memory in bytes, and up to what it grows where regions would be narrower than their margins
+# the default memory in bytes, and the limit up to which it grows where regions would be narrower than their margins
 CPU_MEMORY = 3 * 2 ** 29, 3 * 2 ** 31
 GPU_MEMORY = 0.5, 0.75  # of the GPU's memory, free or not
 ENCODING_SHARE = 0.6    # of the memory; the queries take the rest
@@ -178,7 +178,7 @@ def plan_regions(model: 'SRModel', lr: Tensor, memory: int | None, halo: int | N
 
 
 def default_memory(device: torch.device) -> tuple[int, int]:
-    """The memory to stay within when the caller says nothing, and up to what it may grow, in bytes."""
+    """The default memory, and the limit up to which it may grow, in bytes."""
     if device.type != 'cuda':
         return CPU_MEMORY
     total = torch.cuda.get_device_properties(device).total_memory
