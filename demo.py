@@ -11,7 +11,7 @@ from tqdm import tqdm
 import models
 from common.cli import Parser, choose_device, run
 from engine.upscaling import Size, plan, upscale_file
-from utils import ROOT, UserError
+from utils import ROOT, RunError, UserError
 
 
 def main() -> None:
@@ -41,17 +41,18 @@ def main() -> None:
     jobs = plan(source, options.output)
     device = choose_device(options)
     model = models.load(options.model, device).use_kernels(not options.no_kernels)
-    failed = 0
+    failed: list[Exception] = []
     for job in tqdm(jobs, 'upscaling', disable=None if len(jobs) > 1 else True, leave=False):
         try:
             upscale_file(model, device, job, size, options.memory, options.halo)
-        except UserError as error:
+        except (UserError, RunError) as error:
             if not source.is_dir():
                 raise
-            failed += 1
+            failed.append(error)
             tqdm.write(f'skipped: {error}', file=sys.stderr)
     if failed:
-        raise UserError(f'{source}: {failed} of {len(jobs)} images could not be upscaled, see above; the others are done')
+        kind = RunError if any(isinstance(error, RunError) for error in failed) else UserError
+        raise kind(f'{source}: {len(failed)} of {len(jobs)} images could not be upscaled, see above; the others are done')
 
 
 def parse_scale(text: str) -> tuple[float, float]:

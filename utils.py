@@ -1,10 +1,15 @@
 """Small helpers that every part uses: errors for the user, seeding, safe file writing, number formatting."""
 import contextlib
 import difflib
+import functools
 import os
+import platform
 import random
+import re
 import reprlib
 import secrets
+import stat
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +17,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent  # of the project
 PARTIAL = '.partial-'  # files begin so until they are complete
+_PARTIAL_NAME = re.compile(rf'{re.escape(PARTIAL)}.*-(?P<machine>[0-9a-f]{{8}})-(?P<process>\d+)-[0-9a-f]{{16}}(\.[^.]*)?',
+                           re.DOTALL)
 VALUE_LENGTH, MESSAGE_LENGTH = 80, 300  # most characters of a value in a message, and of another error's message in it
 
 _repr = reprlib.Repr()
@@ -68,22 +75,85 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+class WriteError(OSError):
+    """A file could not be written. The message names the file and the system's reason."""
+
+    def __str__(self) -> str:
+        return f'{self.filename}: cannot be written ({self.strerror})'
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, of Python, NumPy, Pillow or torch, on CPU or GPU."""
+    failed = ('DefaultCPUAllocator', 'std::bad_alloc', 'out of memory')
+    return (isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            or (isinstance(error, RuntimeError) and any(words in str(error) for words in failed)))
+
+
+def file_status(path: str | Path) -> os.stat_result | None:
+    """What the system knows of a file, links followed; None where there is none.
+
+    Raises: UserError where a path cannot be followed: too long, a circle of links, no permission.
+    """
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise UserError(f'{shortened(str(path), quotes=False)}: cannot be opened ({reason})') from error
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path):
     """Yields a temporary path beside `path`; renames it to `path` on success, removes it on any failure.
 
-    A reader sees the old file or the new one, never half of one. The parent folder is made when missing. Threads may
-    write at the same time.
+    A reader sees the old file or the new one, never half of one. The parent folder is made when missing, and what killed
+    processes left in it is removed. Threads may write at the same time.
+
+    Raises: WriteError, for an OSError within.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # the suffix stays: writers such as Pillow choose the format by it
-    temporary = path.with_name(f'{PARTIAL}{path.stem}-{secrets.token_hex(8)}{path.suffix}')
     try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clean_once(path.parent.absolute())
+        temporary = path.with_name(_partial_name(path))
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror or one_line(error), str(path)) from error
+
+
+def _partial_name(path: Path) -> str:
+    """A new name that contains this process, and is short enough for every file system."""
+    stem = os.fsdecode(os.fsencode(path.stem)[:64])
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= 16 else ''  # writers such as Pillow choose the format by it
+    return f'{PARTIAL}{stem}-{_machine()}-{os.getpid()}-{secrets.token_hex(8)}{suffix}'
+
+
+@functools.cache
+def _machine() -> str:
+    """Equal for processes that can see each other by their numbers: of one machine and, in containers, one name space."""
+    known = platform.node()
+    for read in (lambda: Path('/etc/machine-id').read_text(), lambda: os.readlink('/proc/self/ns/pid')):
+        with contextlib.suppress(OSError, ValueError):
+            known += read()
+    return f'{zlib.crc32(os.fsencode(known)):08x}'
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this machine still exists; True where that cannot be found out."""
+    if os.name != 'posix':
+        return True
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def check_output(path: str | Path, suffixes: tuple[str, ...]) -> None:
@@ -93,24 +163,45 @@ def check_output(path: str | Path, suffixes: tuple[str, ...]) -> None:
         suffixes: those that the file may have, in lower case.
     """
     path = Path(path)
-    if path.is_dir():
+    status = file_status(path)
+    if status is not None and stat.S_ISDIR(status.st_mode):
         raise UserError(f'{path}: is a folder; give the name of a file to write')
+    if status is not None and not stat.S_ISREG(status.st_mode):
+        raise UserError(f'{path}: is no regular file; give the name of a file to write')
     if path.suffix.lower() not in suffixes:
         raise UserError(f"{path}: has suffix '{path.suffix}', expected {' or '.join(suffixes)}")
-    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    check_folder(path.parent, path)
+
+
+def check_folder(folder: Path, target: Path | None = None) -> None:
+    """Raises UserError when no files can be written to a folder, which may be missing; meant for before the work.
+
+    Args:
+        target: what the message is about; None for the folder itself.
+    """
+    parent = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if file_status(parent))
     if not parent.is_dir():
-        raise UserError(f'{path}: cannot be written, because {parent} is a file and no folder')
+        raise UserError(f'{target or folder}: cannot be written, because {parent} is a file and no folder')
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f'{path}: cannot be written, because there is no permission to write to {parent}')
+        raise UserError(f'{target or folder}: cannot be written, because there is no permission to write to {parent}')
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes what `atomic_path` leaves in a folder when its process is killed amid writing.
+    """Removes what `atomic_path` left in a folder when its process was killed amid writing.
 
-    Call it where no other process can be writing there: under the folder's lock (`common/locks.py`).
+    Files of living processes stay, and so do those of other machines, whose processes cannot be seen from here.
     """
-    for file in folder.glob(f'{PARTIAL}*'):
-        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another process was faster, or the folder is read-only
+        for file in folder.glob(f'{PARTIAL}*'):
+            name = _PARTIAL_NAME.fullmatch(file.name)
+            if name and name['machine'] == _machine() and not _is_alive(int(name['process'])):
+                file.unlink(missing_ok=True)
+
+
+@functools.cache
+def _clean_once(folder: Path) -> None:
+    """Removes what is left in a folder; once, because a command may write thousands of files into one."""
+    remove_partial(folder)
 
 
 def write_text(path: str | Path, text: str) -> None:

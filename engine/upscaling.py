@@ -11,13 +11,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.arrays import to_tensor
-from imaging import SUFFIXES, check_size, list_images, open_image, save_image, to_image, to_rgb
+from imaging import MAX_PIXELS, SUFFIXES, check_file, check_size, list_images, open_image, save_image, to_image, to_rgb
 from models.contract import SRModel
 from models.upscale import halo_error
-from utils import UserError, check_output
+from utils import RunError, UserError, check_folder, check_output, file_status, is_out_of_memory
 
 OUTPUT = Path('output')  # the folder for images without a given name
-MAX_PIXELS = 2 ** 30     # of an upscaled image
 _WITH_ALPHA = ('.png', '.webp', '.tif', '.tiff')
 
 
@@ -49,18 +48,21 @@ def plan(source: Path, output: Path | None) -> list[Job]:
         output: a file, or a folder; None for OUTPUT.
     Raises: UserError when the source does not exist, or the output cannot be written or is an input.
     """
+    if file_status(source) is None:
+        raise UserError(f'{source}: no such image or folder')
     if source.is_dir():
         jobs = _plan_folder(source, output)
-    elif source.is_file():
-        if output is not None and output.is_dir():
+    else:
+        check_file(source)
+        if output is not None and file_status(output) and output.is_dir():
             output = output / f'{source.stem}.png'
         jobs = [Job(source, output, source.stem)]
-    else:
-        raise UserError(f'{source}: no such image or folder')
+    if output is None:
+        check_folder(OUTPUT)
     inputs = {_identity(job.file): job.file for job in jobs}
     for target in (job.target for job in jobs if job.target is not None):
         check_output(target, tuple(sorted(SUFFIXES)))
-        if target.exists() and (file := inputs.get(_identity(target))):
+        if file_status(target) and (file := inputs.get(_identity(target))):
             raise UserError(f'{target}: is the input {file} itself; give another name for the output')
     return jobs
 
@@ -92,14 +94,24 @@ def upscale_file(model: SRModel, device: torch.device, job: Job, size: Size, mem
         device: of the model.
         memory, halo: of `SRModel.upscale`. With a halo the error that it causes is measured and printed.
     Raises: UserError when the file cannot be read, when it would become too large for its format or for MAX_PIXELS,
-        or smaller in height or width.
+        or smaller in height or width; RunError when the memory does not suffice.
     """
+    try:
+        _upscale_file(model, device, job, size, memory, halo)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(f'{job.file}: out of memory; give -memory a smaller size, or upscale it less') from error
+
+
+def _upscale_file(model: SRModel, device: torch.device, job: Job, size: Size, memory: int | None, halo: int | None) -> None:
     image = open_image(job.file)
     lr = to_tensor(to_rgb(image)).unsqueeze(0)                                       # (1, 3, H, W)
     height, width = lr.shape[2:]
     new = size.of(job, height, width)
     target = job.target or OUTPUT / f'{job.name}_{new[0]}x{new[1]}.png'
     check_size(target, new[0], new[1])
+    check_output(target, tuple(sorted(SUFFIXES)))
     start = time.perf_counter()
     lr = lr.to(device)
     upscaled = _upscale(model, lr, new, memory, halo, job.name)

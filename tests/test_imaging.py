@@ -233,8 +233,8 @@ def test_other_formats_hold_more(tmp_path):
 
 
 def test_the_public_face():
-    assert imaging.__all__ == ['SUFFIXES', 'check_size', 'list_images', 'open_image', 'read_rgb', 'read_size', 'save_image',
-                               'to_image', 'to_rgb']
+    assert imaging.__all__ == ['MAX_PIXELS', 'SUFFIXES', 'check_file', 'check_size', 'list_images', 'open_image',
+                               'read_rgb', 'read_size', 'save_image', 'to_image', 'to_rgb']
     assert all(hasattr(imaging, name) for name in imaging.__all__)
 
 

@@ -2,6 +2,7 @@
 import errno
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from launch import DEADLINE, Launcher
 
 import engine.checkpoint
 import train
-from utils import RunError, atomic_path, remove_partial
+from utils import ROOT, RunError, atomic_path, remove_partial, write_text
 
 posix = pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are forked, file sizes limited')
 
@@ -242,14 +243,36 @@ def test_error_of_the_system_while_writing(lab):
     assert checkpoints_of(hashes(lab.save('run'))) == before and not list(lab.save('run').glob('.*'))
 
 
-def test_partial_files_are_removed_and_no_others(tmp_path):
+def test_partial_files_of_dead_processes_are_removed_and_no_others(tmp_path):
+    done = subprocess.Popen([sys.executable, '-c', ''])
+    done.wait()
     with pytest.raises(RunError), atomic_path(tmp_path / 'a.pth') as partial:
-        assert partial.parent == tmp_path and partial.suffix == '.pth'
+        assert partial.parent == tmp_path and partial.suffix == '.pth' and f'-{os.getpid()}-' in partial.name
         twin = partial.with_name(partial.name.replace('a-', 'b-'))
-        twin.write_text('left by a killed process')
+        dead = partial.with_name(partial.name.replace(f'-{os.getpid()}-', f'-{done.pid}-'))
+        elsewhere = dead.with_name(re.sub(r'-[0-9a-f]{8}-', '-00000000-', dead.name))  # on another machine
+        for file in (twin, dead, elsewhere):
+            file.write_text('')
         raise RunError('stopped')
-    for name in ('epoch-last.pth', '.hidden', 'partial-x.pth'):
+    others = {'epoch-last.pth', '.hidden', 'partial-x.pth', '.partial-x', '.partial-x-1.pth'}
+    for name in others:
         (tmp_path / name).write_text('')
     assert twin.exists() and not partial.exists()
     remove_partial(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['.hidden', 'epoch-last.pth', 'partial-x.pth']
+    assert {path.name for path in tmp_path.iterdir()} == others | {twin.name, elsewhere.name}
+
+
+def test_writing_removes_what_a_killed_process_left(tmp_path):
+    """A process that is killed amid writing: the next file written into the folder, whatever its name, is all there is."""
+    script = f"""
+import os, signal
+from utils import atomic_path
+with atomic_path({str(tmp_path / 'out' / 'a.png')!r}) as partial:
+    partial.write_text('half')
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, '-c', script], cwd=ROOT, timeout=120).returncode == -signal.SIGKILL
+    left, = (tmp_path / 'out').iterdir()
+    assert left.name.startswith('.partial-a-')
+    write_text(tmp_path / 'out' / 'b.txt', 'whole')
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['b.txt']
