@@ -11,7 +11,7 @@ from tqdm import tqdm
 import models
 from common.cli import Parser, choose_device, run
 from engine.upscaling import Size, plan, upscale_file
-from utils import ROOT, RunError, UserError
+from utils import ROOT, RunError, UserError, printable
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
             if not source.is_dir():
                 raise
             failed.append(error)
-            tqdm.write(f'skipped: {error}', file=sys.stderr)
+            tqdm.write(f'skipped: {printable(str(error))}', file=sys.stderr)
     if failed:
         kind = RunError if any(isinstance(error, RunError) for error in failed) else UserError
         raise kind(f'{source}: {len(failed)} of {len(jobs)} images could not be upscaled, see above; the others are done')

@@ -54,6 +54,11 @@ def shortened(value: object, quotes: bool = True) -> str:
     return text if quotes or not isinstance(value, str) else text[1:-1]
 
 
+def printable(path: str | Path) -> str:
+    """A path as text that every UTF-8 stream takes: bytes of a name that are no UTF-8 become escapes."""
+    return str(path).encode('utf-8', 'backslashreplace').decode('utf-8')
+
+
 def one_line(error: Exception) -> str:
     """What an error says, on one line of at most MESSAGE_LENGTH characters."""
     text = ' '.join(str(error).split())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from utils import RunError, UserError
+from utils import RunError, UserError, is_out_of_memory
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,8 +96,10 @@ def verdict(error: BaseException) -> tuple[int, str | None]:
         return 2, f'error: {message_of(error)}'
     if isinstance(error, KeyboardInterrupt):
         return 130, f'interrupted{": " if error.args else ""}{" ".join(map(str, error.args))}'
-    if isinstance(error, (RunError, MemoryError, torch.OutOfMemoryError)):
-        return 1, f'error: {message_of(error) or "out of memory"}'
+    if isinstance(error, RunError):
+        return 1, f'error: {message_of(error)}'
+    if is_out_of_memory(error):
+        return 1, f'error: out of memory ({message_of(error)})' if message_of(error) else 'error: out of memory'
     if isinstance(error, OSError):
         advice = '; free some space and run it again' if error.errno == errno.ENOSPC else ''
         return 1, f'error: {message_of(error)}{advice}'

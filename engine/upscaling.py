@@ -14,7 +14,7 @@ from common.arrays import to_tensor
 from imaging import MAX_PIXELS, SUFFIXES, check_file, check_size, list_images, open_image, save_image, to_image, to_rgb
 from models.contract import SRModel
 from models.upscale import halo_error
-from utils import RunError, UserError, check_folder, check_output, file_status, is_out_of_memory
+from utils import RunError, UserError, check_folder, check_output, file_status, is_out_of_memory, printable
 
 OUTPUT = Path('output')  # the folder for images without a given name
 _WITH_ALPHA = ('.png', '.webp', '.tif', '.tiff')
@@ -62,7 +62,7 @@ def plan(source: Path, output: Path | None) -> list[Job]:
     inputs = {_identity(job.file): job.file for job in jobs}
     for target in (job.target for job in jobs if job.target is not None):
         check_output(target, tuple(sorted(SUFFIXES)))
-        if file_status(target) and (file := inputs.get(_identity(target))):
+        if _identity(target) and (file := inputs.get(_identity(target))):
             raise UserError(f'{target}: is the input {file} itself; give another name for the output')
     return jobs
 
@@ -80,10 +80,13 @@ def _plan_folder(source: Path, output: Path | None) -> list[Job]:
     return [Job(file, output / f'{name}.png' if output else None, name) for file, name in zip(files, names)]
 
 
-def _identity(file: Path) -> tuple[int, int]:
-    """Equal for two paths of one file, through links or another spelling."""
-    status = file.stat()
-    return status.st_dev, status.st_ino
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Equal for two paths of one file, through links or another spelling; None for a link that leads nowhere."""
+    try:
+        status = file_status(file)
+    except UserError:
+        return None
+    return (status.st_dev, status.st_ino) if status else None
 
 
 def upscale_file(model: SRModel, device: torch.device, job: Job, size: Size, memory: int | None = None,
@@ -114,17 +117,18 @@ def _upscale_file(model: SRModel, device: torch.device, job: Job, size: Size, me
     check_output(target, tuple(sorted(SUFFIXES)))
     start = time.perf_counter()
     lr = lr.to(device)
-    upscaled = _upscale(model, lr, new, memory, halo, job.name)
+    upscaled = _upscale(model, lr, new, memory, halo, printable(job.name))
     if image.has_transparency_data and target.suffix.lower() in _WITH_ALPHA:
         alpha = image.convert('RGBA').getchannel('A')
         upscaled.putalpha(alpha.resize(upscaled.size, Image.Resampling.BICUBIC))
     save_image(upscaled, target)
     seconds = time.perf_counter() - start
-    tqdm.write(f'{job.file} ({height}x{width}) -> {target} ({new[0]}x{new[1]}) in {seconds:.1f} s')
+    name = printable(job.file)
+    tqdm.write(f'{name} ({height}x{width}) -> {printable(target)} ({new[0]}x{new[1]}) in {seconds:.1f} s')
     if halo is not None:
         error = halo_error(model, lr, new, halo, memory)
-        tqdm.write(f'{job.file}: what a halo of {halo} pixels changes is unknown: too little memory' if error is None else
-                   f'{job.file}: a halo of {halo} pixels changes the part in the middle by {255 * error:.3g} of 255 at most')
+        tqdm.write(f'{name}: what a halo of {halo} pixels changes is unknown: too little memory' if error is None else
+                   f'{name}: a halo of {halo} pixels changes the part in the middle by {255 * error:.3g} of 255 at most')
 
 
 def _upscale(model: SRModel, lr: Tensor, size: tuple[int, int], memory: int | None, halo: int | None,
