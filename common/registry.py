@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from common.ranges import DEFAULT_LIMIT, AtMost, declared_limit
 from utils import UserError, nearest_name, one_line, shortened
 
 _REGISTRIES: list['Registry'] = []  # all there are, to tell of which kind a name is that stands in the wrong place
@@ -22,10 +23,14 @@ class SpecError(UserError):
 
 
 class Registry:
-    """Names → constructors of one kind of thing (`kind` appears in the messages)."""
+    """Names → constructors of one kind of thing (`kind` appears in the messages).
 
-    def __init__(self, kind: str):
-        self.kind = kind
+    Args:
+        limit: of every number in a spec whose argument has none of its own: `Annotated[int, AtMost(64)]`.
+    """
+
+    def __init__(self, kind: str, limit: AtMost = DEFAULT_LIMIT):
+        self.kind, self.limit = kind, limit
         self.one = f"{'an' if kind[0] in 'aeiouM' else 'a'} {kind}"  # with its article, for messages
         self.entries: dict[str, Any] = {}  # classes or functions
         self.provided: dict[str, tuple[str, ...]] = {}
@@ -73,6 +78,8 @@ class Registry:
                 inner.check(value, f'{path}.args.{key}')
             elif not _is_a(value, annotation):
                 raise SpecError(f'{path}.args.{key}: expected {_type_name(annotation)}, got {shortened(value)}')
+            elif problem := (declared_limit(annotation) or self.limit).problem(value):
+                raise SpecError(f'{path}.args.{key}: {problem}')
         missing = [key for key, parameter in parameters.items()
                    if parameter.default is parameter.empty and key not in args]
         if missing:
@@ -164,4 +171,6 @@ def _is_a(value: object, annotation: Any) -> bool:
 
 def _type_name(annotation: object) -> str:
     """An annotation as a message names it."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _type_name(typing.get_args(annotation)[0])
     return annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)

@@ -3,7 +3,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from common.arrays import resize_bicubic
-from datasets.registry import WRAPPERS
+from datasets.registry import WRAPPERS, Scale, Side
 from datasets.sampling import Draw, make_sample, pad_to, random_crop, random_dihedral
 
 
@@ -26,8 +26,8 @@ class Downsampled(Dataset):
         sample_q: HR pixels to query, drawn without replacement.
     """
 
-    def __init__(self, *, dataset, data_root, inp_size: int = 48, scale_min: float = 1, scale_max: float = 4,
-                 cascade: list[float] | None = None, scale_per: str = 'batch', augment: bool = True,
+    def __init__(self, *, dataset, data_root, inp_size: Side = 48, scale_min: Scale = 1, scale_max: Scale = 4,
+                 cascade: list[Scale] | None = None, scale_per: str = 'batch', augment: bool = True,
                  rescale_min: float = 1, sample_q: int = 2304):
         if not hasattr(dataset, 'size'):
             raise ValueError("needs a dataset of single images, such as 'image-folder'")

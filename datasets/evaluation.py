@@ -11,7 +11,7 @@ import numpy as np
 from common.arrays import resize_bicubic
 from datasets import protocols
 from datasets.protocols import OWN_LR
-from datasets.registry import WRAPPERS
+from datasets.registry import WRAPPERS, Scale
 from imaging import read_rgb, read_size
 from utils import UserError
 
@@ -39,7 +39,7 @@ class Evaluation:
         crop: HR side of a fixed centre crop; None for whole images. The LR image is then always Pillow's.
     """
 
-    def __init__(self, *, dataset, data_root, name: str, protocol: str, scales: float | list[float],
+    def __init__(self, *, dataset, data_root, name: str, protocol: str, scales: Scale | list[Scale],
                  lr_path: str | None = None, lr: str = 'own', crop: int | None = None):
         self.protocol = protocols.make(protocol)
         if lr not in ('own', 'pil'):

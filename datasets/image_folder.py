@@ -5,7 +5,7 @@ import numpy as np
 
 from datasets.pairs import match
 from datasets.parallel import in_parallel
-from datasets.registry import DATASETS
+from datasets.registry import DATASETS, Count
 from datasets.store import Store
 from imaging import list_images, read_rgb, read_size
 from utils import UserError
@@ -16,7 +16,7 @@ _CACHES = ('none', 'in_memory', 'mapped')
 class Images:
     """Images by their files; the arguments are those of `ImageFolder`."""
 
-    def __init__(self, files: list[Path], *, data_root: str | Path, repeat: int = 1, cache: str = 'none',
+    def __init__(self, files: list[Path], *, data_root: str | Path, repeat: Count = 1, cache: str = 'none',
                  cache_path: str = 'decoded'):
         if cache not in _CACHES:
             raise ValueError(f"cache is {cache!r}, expected one of {', '.join(_CACHES)}")
@@ -63,7 +63,7 @@ class ImageFolder(Images):
     """
 
     def __init__(self, *, data_root: str | Path, root_path: str | list[str], list_file: str | None = None,
-                 first_k: int | None = None, repeat: int = 1, cache: str = 'none', cache_path: str = 'decoded'):
+                 first_k: Count | None = None, repeat: Count = 1, cache: str = 'none', cache_path: str = 'decoded'):
         _check_first(first_k)
         if not root_path:
             raise ValueError('root_path names no folder')
@@ -75,7 +75,7 @@ class ImageFolder(Images):
         super().__init__(files[:first_k], data_root=data_root, repeat=repeat, cache=cache, cache_path=cache_path)
 
 
-def _check_first(first_k: int | None) -> None:
+def _check_first(first_k: Count | None) -> None:
     if first_k is not None and first_k < 1:
         raise ValueError(f'first_k is {first_k}, expected at least 1')
 
@@ -106,8 +106,8 @@ class PairedImageFolders:
         first_k, repeat, cache, cache_path: as in `image-folder`.
     """
 
-    def __init__(self, *, data_root: str | Path, root_path_1: str, root_path_2: str, first_k: int | None = None,
-                 repeat: int = 1, cache: str = 'none', cache_path: str = 'decoded'):
+    def __init__(self, *, data_root: str | Path, root_path_1: str, root_path_2: str, first_k: Count | None = None,
+                 repeat: Count = 1, cache: str = 'none', cache_path: str = 'decoded'):
         _check_first(first_k)
         lr, hr = (list_images(Path(data_root) / root) for root in (root_path_1, root_path_2))
         pairs = match(lr, hr)[:first_k]  # first: decoding takes long

@@ -2,7 +2,7 @@
 import numpy as np
 from torch.utils.data import Dataset
 
-from datasets.registry import WRAPPERS
+from datasets.registry import WRAPPERS, Side
 from datasets.sampling import Draw, make_sample, pad_to, random_crop, random_dihedral
 
 
@@ -16,7 +16,7 @@ class Paired(Dataset):
         sample_q: HR pixels to query, drawn without replacement; None for all.
     """
 
-    def __init__(self, *, dataset, data_root, inp_size: int = 48, augment: bool = True, sample_q: int | None = None):
+    def __init__(self, *, dataset, data_root, inp_size: Side = 48, augment: bool = True, sample_q: int | None = None):
         if not hasattr(dataset, 'scale'):
             raise ValueError("needs a dataset of pairs, such as 'paired-image-folders'")
         if inp_size < 1 or (sample_q is not None and not 1 <= sample_q <= inp_size ** 2):

@@ -14,6 +14,8 @@ from common.arrays import to_tensor
 from common.coords import make_cell, pixel_centres
 from utils import UserError
 
+MAX_SAMPLES = 2 ** 27  # of an epoch, and images of a data set: their order is kept in memory, 8 bytes each
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -49,6 +51,9 @@ class DrawSampler(Sampler):
         self.rank, self.ranks = rank, ranks
         self.epoch_batches = epoch_batches or -(-len(dataset) // batch_size)
         self.total = len(dataset) if epoch_batches is None else epoch_batches * batch_size
+        if max(self.total, len(dataset)) > MAX_SAMPLES:
+            raise UserError(f'an epoch would have {self.total:,} samples of {len(dataset):,} images; expected at most '
+                            f'{MAX_SAMPLES:,}: lower epoch_batches, batch_size or repeat')
         self.epoch, self.first_batch = 0, 0
 
     def set_position(self, epoch: int, batch: int = 0) -> None:

@@ -1,11 +1,11 @@
 """Configs: the keys that there are, and the check of every one before anything runs."""
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import models  # noqa: F401  (fills MODELS)
+from common.ranges import LARGEST
 from common.registry import SpecError
 from datasets import DATASETS, WRAPPERS
 from engine.training.losses import LOSSES
@@ -29,12 +29,13 @@ class Key(NamedTuple):
     Attributes:
         kind: a type or tuple of types, a dict of further keys, a Registry for a spec, or one of the kinds below.
         required: the key must be there.
-        minimum: the least number allowed.
+        minimum, maximum: the least and the largest number allowed.
         choices: the texts allowed; empty for any.
     """
     kind: 'type | tuple[type, ...] | dict[str, Key] | Kind'
     required: bool = False
     minimum: float = 0
+    maximum: float = LARGEST
     choices: tuple[str, ...] = ()
 
 
@@ -59,7 +60,7 @@ class ListOfValues(NamedTuple):
     def check(self, value: object, path: str) -> None:
         check_value(value, Key(list), path)
         for number, item in enumerate(cast(list, value)):
-            check_value(item, Key(self.kind, minimum=-math.inf), f'{path}[{number}]')
+            check_value(item, Key(self.kind, minimum=-LARGEST), f'{path}[{number}]')
 
 
 class Factors:
@@ -88,8 +89,9 @@ NORM = {'sub': Key(ListOfValues(NUMBER), True), 'div': Key(ListOfValues(NUMBER),
 SOURCE = {'dataset': Key(DATASETS, True), 'wrapper': Key(WRAPPERS, True)}
 
 TRAIN_KEYS = {
-    'train_dataset': Key({**SOURCE, 'batch_size': Key(int, True, 1), 'epoch_batches': Key(int, minimum=1),
-                          'num_workers': Key(int)}, True),
+    'train_dataset': Key({**SOURCE, 'batch_size': Key(int, True, 1, 65_536),
+                          'epoch_batches': Key(int, minimum=1, maximum=10 ** 7),
+                          'num_workers': Key(int, maximum=256)}, True),
     'val_dataset': Key(SOURCE),
     'data_norm': Key({'inp': Key(NORM, True), 'gt': Key(NORM, True)}),
     'model': Key(MODELS, True),
@@ -99,17 +101,17 @@ TRAIN_KEYS = {
     'loss': Key(LOSSES),
     'ema_decay': Key(Between(0, 1)),
     'clip_grad': Key(NUMBER),
-    'accumulate': Key(int, minimum=1),
+    'accumulate': Key(int, minimum=1, maximum=65_536),
     'precision': Key(str, choices=('float32', 'bfloat16', 'float16')),
     'tf32': Key(bool),
     'channels_last': Key(bool),
     'compile': Key(bool),
     'fused': Key(bool),
-    'epoch_max': Key(int, True, 1),
+    'epoch_max': Key(int, True, 1, 10 ** 7),
     'epoch_val': Key(int, minimum=1),
     'epoch_save': Key(int, minimum=1),
     'save_every': Key(int, minimum=1),
-    'seed': Key(int),
+    'seed': Key(int, maximum=2 ** 63 - 1),
 }
 TEST_KEYS = {'test_dataset': Key(SOURCE, True)}
 SUITE_KEYS = {
@@ -170,8 +172,8 @@ def check_value(value: object, key: Key, path: str) -> None:
     elif isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         raise UserError(f"{path}: expected {' or '.join(k.__name__ for k in kinds)}, got {shortened(value)}")
-    elif isinstance(value, NUMBER) and not key.minimum <= value < 2 ** 63:
-        raise UserError(f'{path}: expected a number from {key.minimum} to 2^63, got {shortened(value)}')
+    elif isinstance(value, NUMBER) and not key.minimum <= value <= key.maximum:
+        raise UserError(f'{path}: expected a number from {key.minimum} to {key.maximum:,}, got {shortened(value)}')
     elif key.choices and value not in key.choices:
         raise UserError(f'{path}: got {shortened(value)}; {nearest_name(value, key.choices)}')
 

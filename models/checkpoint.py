@@ -12,6 +12,10 @@ from models.registries import MODELS
 from utils import ROOT, UserError
 
 ZOO = ROOT / 'modelzoo'
+MAX_NUMBERS = 2 ** 31  # parameters and buffers of a network, 8 GiB in float32
+MAX_REACH = 2 ** 14    # LR pixels around an output pixel that it may depend on
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8, torch.int8, torch.int16,
+           torch.int32, torch.int64)  # of tensors in files
 
 
 def find(path: str | Path) -> Path:
@@ -56,6 +60,9 @@ def build(checkpoint: dict, source: str) -> SRModel:
     Raises: UserError when the model is unknown, or the tensors are not exactly those it needs.
     """
     spec, state = released.translate(checkpoint['model'])
+    outline = _outline(spec, f'{source}: model')
+    if outline is not None:  # a small file cannot claim a large network
+        _check_shapes(outline, state, source)
     model = make(spec, path=f'{source}: model')
     try:
         model.data_norm = checkpoint.get('data_norm', DEFAULT_NORM)
@@ -68,8 +75,21 @@ def build(checkpoint: dict, source: str) -> SRModel:
 def load_state(model: SRModel, state: dict, source: str, fresh: tuple[str, ...] = ()) -> None:
     """Loads `state`: exactly the tensors of the model, except for those named in `fresh`, which keep their values.
 
-    Raises: UserError that names what is missing, left over or of another shape.
+    Raises: UserError that names what is missing, left over, of another shape or not finite.
     """
+    needed = _check_shapes(model, state, source, fresh)
+    for key, value in needed.items():
+        if not state[key].to(value.dtype).isfinite().all():
+            raise UserError(f'{source}: {key} holds values that are not finite in {value.dtype}; the file is damaged, or '
+                            'its training failed')
+    model.load_state_dict(state, strict=False)  # only the tensors in `fresh` are missing
+    if model.reach is not None and model.reach > MAX_REACH:
+        raise UserError(f'{source}: an output pixel would depend on {model.reach:,} LR pixels around it, expected at most '
+                        f'{MAX_REACH:,}; is the stride of its shifts damaged?')
+
+
+def _check_shapes(model: SRModel, state: dict, source: str, fresh: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The tensors that `state` must have. Raises UserError unless it has exactly these, by name and shape."""
     needed: dict[str, Tensor] = {key: value for key, value in model.state_dict().items() if key not in fresh}
     problems = {
         'missing': [key for key in needed if key not in state],
@@ -80,15 +100,33 @@ def load_state(model: SRModel, state: dict, source: str, fresh: tuple[str, ...] 
              for what, keys in problems.items() if keys]
     if lines:
         raise UserError(f"{source}: its tensors are not those of this model: {'; '.join(lines)}")
-    model.load_state_dict(state, strict=False)  # only the tensors in `fresh` are missing
+    return needed
 
 
 def dense_shape(value: object) -> torch.Size | None:
-    """The shape of a dense, real tensor on the CPU; None for any other value."""
-    if (isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == 'cpu'
-            and not value.is_complex()):
+    """The shape of a dense tensor of real numbers on the CPU; None for any other value: nested, quantised, sparse, …"""
+    if (isinstance(value, Tensor) and not value.is_nested and value.layout == torch.strided and value.device.type == 'cpu'
+            and value.dtype in _DTYPES):
         return value.shape
     return None
+
+
+def _outline(spec: dict, path: str) -> SRModel | None:
+    """The model of a spec without memory for its tensors; None for one whose constructor reads values of tensors.
+
+    Raises: UserError with the path of the wrong key, or when the network is too large.
+    """
+    try:
+        with torch.device('meta'):
+            outline = MODELS.make(spec, path)
+    except UserError as error:
+        if isinstance(error.__cause__, (RuntimeError, NotImplementedError)) and 'meta' in str(error.__cause__).lower():
+            return None
+        raise
+    numbers = sum(tensor.numel() for tensor in (*outline.parameters(), *outline.buffers()))
+    if numbers > MAX_NUMBERS:
+        raise UserError(f'{path}: this network has {numbers:,} parameters, expected at most {MAX_NUMBERS:,}')
+    return outline
 
 
 def make(spec: dict, data_norm: dict | None = None, path: str = 'model') -> SRModel:
@@ -99,6 +137,7 @@ def make(spec: dict, data_norm: dict | None = None, path: str = 'model') -> SRMo
         path: of the spec, for messages.
     Raises: UserError with the path of the wrong key.
     """
+    _outline(spec, path)
     model = MODELS.make(spec, path)
     model.data_norm = data_norm or DEFAULT_NORM
     return model

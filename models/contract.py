@@ -5,7 +5,6 @@ Shapes: B batch, H×W the LR grid, h×w the output grid, Q queries.
 A model implements `encode(lr) → latent` and `query(latent, coord, cell) → rgb`, both in normalised units, with no hidden
 state between the two. Upscaling within a memory budget is `models/upscale.py`; coordinates are those of `common/coords.py`.
 """
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +14,10 @@ from torch import Tensor, nn
 from common.coords import Region
 from models import upscale
 from models.upscale import EncodedImage
-from utils import UserError
+from utils import UserError, shortened
 
 DEFAULT_NORM = {'inp': {'sub': [0.5], 'div': [0.5]}, 'gt': {'sub': [0.5], 'div': [0.5]}}
+SMALLEST_DIV, LARGEST_NORM = 1e-3, 1e3  # of the numbers of data_norm, without sign
 
 
 class Encoder(nn.Module):
@@ -210,10 +210,12 @@ class SRModel(nn.Module):
         for side in ('inp', 'gt'):
             for key in ('sub', 'div'):
                 values = norm.get(side, {}).get(key) if isinstance(norm, dict) and isinstance(norm.get(side), dict) else None
-                if (not isinstance(values, list) or len(values) not in (1, 3) or (key == 'div' and 0 in values)
-                        or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)):
-                    raise UserError(f'data_norm.{side}.{key}: expected a list of 1 or 3 numbers (of div none zero), '
-                                    f'got {values!r}')
+                least = SMALLEST_DIV if key == 'div' else -1
+                if (not isinstance(values, list) or len(values) not in (1, 3)
+                        or not all(isinstance(value, (int, float)) and not isinstance(value, bool)
+                                   and least <= abs(value) <= LARGEST_NORM for value in values)):
+                    raise UserError(f'data_norm.{side}.{key}: expected a list of 1 or 3 numbers of at most {LARGEST_NORM:g} '
+                                    f'(of div at least {SMALLEST_DIV:g}), got {shortened(values)}')
                 name = f'{side}_{key}'
                 setattr(self, name, getattr(self, name).new_tensor(values))
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.coords import Region
-from models.registries import BIASES, MLPS
+from models.registries import BIASES, MLPS, Widths
 
 ACTIVATIONS = {'relu': nn.ReLU, 'gelu': nn.GELU}
 
@@ -25,7 +25,7 @@ class MLP(nn.Module):
         act: 'relu' or 'gelu' (the exact one).
     """
 
-    def __init__(self, *, in_dim: int, out_dim: int = 3, hidden_list: list[int], act: str = 'relu'):
+    def __init__(self, *, in_dim: int, out_dim: int = 3, hidden_list: Widths, act: str = 'relu'):
         super().__init__()
         if act not in ACTIVATIONS:
             raise ValueError(f"act is '{act}', expected one of {', '.join(ACTIVATIONS)}")

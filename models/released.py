@@ -7,13 +7,13 @@ import re
 from torch import Tensor
 
 from models.decoders.msit import MSIT, POSENC
-from models.registries import BiasSpec, EncoderSpec, MLPSpec, register
+from models.registries import BiasSpec, Depth, EncoderSpec, MLPSpec, Radius, register
 
 
 @register('amsit')
 def amsit(*, encoder_spec: EncoderSpec, imnet_spec: MLPSpec, pb_spec: BiasSpec = POSENC, base_dim: int = 256,
-          head: int = 8, r: int = 3, imnet_num: int = 1, conv_num: int = 1, is_cell: bool = True,
-          local_attn: bool = True, use_lem: bool = True, MsC_heads: int = 16, MsSA_q: int = 4, reparam: str = 'none',
+          head: int = 8, r: Radius = 3, imnet_num: int = 1, conv_num: int = 1, is_cell: bool = True,
+          local_attn: bool = True, use_lem: bool = True, MsC_heads: Depth = 16, MsSA_q: int = 4, reparam: str = 'none',
           reparam_init: str = 'identity') -> MSIT:
     """MSIT under the name and arguments of the authors' program, with their FEM (fixed kernels, fixed stride).
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from common import coords
 from common.coords import Region
 from models.memory import PeakMeter, peak_bytes
-from utils import UserError
+from utils import RunError, UserError
 
 if TYPE_CHECKING:
     from models.contract import SRModel
@@ -239,7 +239,10 @@ def _decode_region(model: 'SRModel', latent: Any, region: Region, rows: Tensor, 
         y = nearest_in(nearest_row, top, min(top + step, stop))
         if y.stop > y.start:
             rgb = model.query_grid(latent, rows[y], columns[x], cell, memory)        # (B, h', w', 3)
-            yield y, x, rearrange(model.denormalise_rgb(rgb).clamp(0, 1), 'b h w c -> b c h w')
+            rgb = model.denormalise_rgb(rgb)
+            if not torch.stack(rgb.aminmax()).isfinite().all():
+                raise RunError('upscale: the output is not finite; the weights are damaged or do not suit this precision')
+            yield y, x, rearrange(rgb.clamp(0, 1), 'b h w c -> b c h w')
 
 
 def nearest_in(nearest: Tensor, start: int, stop: int) -> slice:

@@ -43,7 +43,7 @@ def test_messages_stay_short(tmp_path, train_config, path, value):
 
 def test_messages_of_what_is_built_stay_short(train_config):
     with pytest.raises(UserError) as error:
-        models.make(change(train_config['model'], 'args.imnet_spec.args.hidden_list', [0] * 10 ** 4))
+        models.make(change(train_config['model'], 'args.imnet_spec.args.hidden_list', [0] * 60))
     assert 'expected widths of at least 1, got hidden_list [0, 0' in str(error.value) and len(str(error.value)) < 500
 
 

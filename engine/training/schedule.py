@@ -1,14 +1,16 @@
 """Optimisers, and learning-rate schedules as functions of the position in the run alone: resuming cannot lose them."""
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 
+from common.ranges import AtMost
 from common.registry import Registry, SpecError
 from engine.training.muon import Muon
 from utils import nearest_name
 
-OPTIMIZERS = Registry('optimizer')
+OPTIMIZERS = Registry('optimizer', AtMost(10_000))
 for optimizer in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, Muon):
     OPTIMIZERS.register(optimizer.__name__.lower(), provided=('params',))(optimizer)
 
@@ -52,7 +54,7 @@ def constant() -> Schedule:
 
 
 @SCHEDULES.register('multistep')
-def multistep(*, milestones: list[int], gamma: float = 0.5) -> Schedule:
+def multistep(*, milestones: list[int], gamma: Annotated[float, AtMost(1000)] = 0.5) -> Schedule:
     """The base learning rate, multiplied by `gamma` after each epoch of `milestones`: as LIIF and its successors do."""
     if milestones != sorted(set(milestones)) or min(milestones, default=1) < 1 or gamma <= 0:
         raise ValueError(f'expected rising milestones from 1 on and gamma > 0, got {milestones} and {gamma}')
@@ -60,7 +62,8 @@ def multistep(*, milestones: list[int], gamma: float = 0.5) -> Schedule:
 
 
 @SCHEDULES.register('warmup-cosine')
-def warmup_cosine(*, warmup: int, cosine: int, start_lr: float = 0.0, unit: str = 'epoch') -> Schedule:
+def warmup_cosine(*, warmup: int, cosine: int, start_lr: Annotated[float, AtMost(1000)] = 0.0,
+                  unit: str = 'epoch') -> Schedule:
     """Linear warm-up from `start_lr` to the base learning rate, then a cosine to 0 (the paper's schedule).
 
     The base is reached after `warmup` units and the cosine starts with the next one, as in the authors' program: with

@@ -17,7 +17,7 @@ from common.coords import Region, relative_cell
 from models.decoders.base import FeatureDecoder
 from models.decoders.ensemble import neighbours, pixel_rows
 from models.layers import MLP, sample_bilinear
-from models.registries import EncoderSpec, register
+from models.registries import EncoderSpec, Widths, register
 
 SHARPNESS = 10.0  # of the non-local softmax
 SCORES = 2 ** 26  # of that softmax, in memory at once
@@ -70,7 +70,7 @@ class CiaoSR(FeatureDecoder):
         non_local_attn: append non-local features, from a map of half the size, to the values.
     """
 
-    def __init__(self, *, encoder_spec: EncoderSpec, hidden_list: list[int] | None = None, non_local_attn: bool = True):
+    def __init__(self, *, encoder_spec: EncoderSpec, hidden_list: Widths | None = None, non_local_attn: bool = True):
         super().__init__(encoder_spec)
         self.decoder_reach = None if non_local_attn else 2  # 3×3 features of the neighbours
         channels = self.encoder.out_channels

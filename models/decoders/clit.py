@@ -23,7 +23,7 @@ from models.layers import MLP, bilinear_grid, sample_bilinear
 from models.memory import peak_bytes
 from models.msit.grid import decode_grid
 from models.msit.mssa import LocalAttention, Maps, make_bias
-from models.registries import MLPS, BiasSpec, EncoderSpec, MLPSpec, register
+from models.registries import MLPS, BiasSpec, EncoderSpec, MLPSpec, Radius, register
 from utils import UserError
 
 POSENC = {'name': 'posenc', 'args': {'posenc_scale': 10, 'enc_dims': 64}}
@@ -58,7 +58,7 @@ class CLIT(FeatureDecoder):
     """
 
     def __init__(self, *, encoder_spec: EncoderSpec, imnet_spec: MLPSpec, pb_spec: BiasSpec = POSENC,
-                 base_dim: int = 256, head: int = 8, r: int = 3, imnet_num: int = 1, conv_num: int = 1,
+                 base_dim: int = 256, head: int = 8, r: Radius = 3, imnet_num: int = 1, conv_num: int = 1,
                  is_cell: bool = True, local_attn: bool = True, scale_base: float = 4):
         if imnet_num != conv_num or imnet_num < 1 or not local_attn:
             raise ValueError('imnet_num and conv_num must be the same number, at least 1, and local_attn true')

@@ -17,7 +17,7 @@ from models.decoders.base import FeatureDecoder
 from models.decoders.ensemble import neighbours, pixel_rows
 from models.encoders.base import conv3x3
 from models.layers import sample_bilinear
-from models.registries import MLPS, EncoderSpec, MLPSpec, register
+from models.registries import MLPS, Depth, EncoderSpec, MLPSpec, register
 
 
 class Latent(NamedTuple):
@@ -118,7 +118,7 @@ class LTEPlus(TextureEstimator):
         out_dim: 3 for RGB.
     """
 
-    def __init__(self, *, encoder_spec: EncoderSpec, num_layer: int = 3, hidden_dim: int = 256, out_dim: int = 3,
+    def __init__(self, *, encoder_spec: EncoderSpec, num_layer: Depth = 3, hidden_dim: int = 256, out_dim: int = 3,
                  scale_max: float | None = 4):
         super().__init__(encoder_spec, hidden_dim, scale_max)
         hidden = [layer for _ in range(num_layer) for layer in (nn.Conv2d(hidden_dim, hidden_dim, 1), nn.ReLU())]

@@ -19,7 +19,7 @@ from models.layers import bilinear_grid, sample_bilinear
 from models.msit.grid import decode_grid
 from models.msit.msno import MSNO
 from models.msit.mssa import MSSA, ConventionalAttention, LocalAttention, Maps
-from models.registries import MLPS, BiasSpec, EncoderSpec, MLPSpec, register
+from models.registries import MLPS, BiasSpec, Depth, EncoderSpec, MLPSpec, Radius, register
 
 POSENC = {'name': 'posenc', 'args': {'posenc_scale': 10, 'enc_dims': 64}}
 
@@ -53,7 +53,7 @@ class MSIT(SRModel):
     """
 
     def __init__(self, *, encoder_spec: EncoderSpec, imnet_spec: MLPSpec, pb_spec: BiasSpec = POSENC, base_dim: int = 256,
-                 heads: int = 8, radius: int = 3, fem: str = 'paper', msc_convs: int = 16, sim: bool = True,
+                 heads: int = 8, radius: Radius = 3, fem: str = 'paper', msc_convs: Depth = 16, sim: bool = True,
                  attention: str = 'mssa', mssa_projections: int = 4, value_projections: int = 1,
                  cell_decode: bool = True, reparam: str = 'none', reparam_init: str = 'identity'):
         super().__init__()

@@ -21,7 +21,7 @@ from models.contract import SRModel
 from models.decoders.ensemble import neighbours, pixel_rows
 from models.encoders.base import make_encoder
 from models.layers import sample_bilinear
-from models.registries import EncoderSpec, register
+from models.registries import Depth, EncoderSpec, register
 from models.upscale import queries_at_once
 
 
@@ -88,7 +88,7 @@ class SRNO(SRModel):
 
     whole_grid, has_windows = True, False
 
-    def __init__(self, *, encoder_spec: EncoderSpec, width: int = 256, blocks: int = 16, scale_max: float | None = 4):
+    def __init__(self, *, encoder_spec: EncoderSpec, width: int = 256, blocks: Depth = 16, scale_max: float | None = 4):
         super().__init__()
         if blocks < 1 or width % blocks or width // blocks < 2:
             raise ValueError(f'{width} channels cannot be split among {blocks} heads of two or more each')

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.decoders.implicit import LocalImplicitFunction
-from models.registries import EncoderSpec, register
+from models.registries import Depth, EncoderSpec, register
 
 
 class SpatialMLP(nn.Module):
@@ -23,7 +23,7 @@ class SpatialMLP(nn.Module):
         residual: each hidden layer after the first adds its input.
     """
 
-    def __init__(self, *, in_dim: int, position_dim: int, width: int, depth: int, residual: bool):
+    def __init__(self, *, in_dim: int, position_dim: int, width: int, depth: Depth, residual: bool):
         super().__init__()
         if width < 1 or depth < 1:
             raise ValueError(f'expected width and depth of at least 1, got {width} and {depth}')
@@ -58,8 +58,9 @@ class UltraSR(LocalImplicitFunction):
     frequencies: Tensor
     reimplementation = 'from the figure of the paper'
 
-    def __init__(self, *, encoder_spec: EncoderSpec, enc_dims: int = 48, sigma: float = 6, width: int = 256, depth: int = 4,
-                 residual: bool = False, local_ensemble: bool = True, feat_unfold: bool = True, cell_decode: bool = False):
+    def __init__(self, *, encoder_spec: EncoderSpec, enc_dims: int = 48, sigma: float = 6, width: int = 256,
+                 depth: Depth = 4, residual: bool = False, local_ensemble: bool = True, feat_unfold: bool = True,
+                 cell_decode: bool = False):
         super().__init__(encoder_spec, local_ensemble=local_ensemble, feat_unfold=feat_unfold, cell_decode=cell_decode)
         if enc_dims < 4 or enc_dims % 4:
             raise ValueError(f'enc_dims is {enc_dims}, expected a multiple of 4')

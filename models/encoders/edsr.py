@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.contract import Encoder
 from models.encoders.base import TAIL_REACH, conv3x3, upsampling
-from models.registries import ENCODERS
+from models.registries import ENCODERS, Depth
 from utils import UserError
 
 _BLOCK = re.compile(r'^body\.\d+\.body\.')              # tensors of a residual block
@@ -40,7 +40,7 @@ class EDSR(Encoder):
         no_upsampling: leave the tail out, for an encoder with n_feats channels.
     """
 
-    def __init__(self, *, n_resblocks: int = 16, n_feats: int = 64, res_scale: float = 1.0, scale: int = 2,
+    def __init__(self, *, n_resblocks: Depth = 16, n_feats: int = 64, res_scale: float = 1.0, scale: int = 2,
                  no_upsampling: bool = False):
         super().__init__()
         if n_resblocks < 0 or n_feats < 1:
