@@ -110,7 +110,7 @@ class PairedImageFolders:
                  repeat: Count = 1, cache: str = 'none', cache_path: str = 'decoded'):
         _check_first(first_k)
         lr, hr = (list_images(Path(data_root) / root) for root in (root_path_1, root_path_2))
-        pairs = match(lr, hr)[:first_k]  # first: decoding takes long
+        pairs = match(lr, hr, first_k)  # first: decoding takes long
         self.lr, self.hr = (Images(list(files), data_root=data_root, repeat=repeat, cache=cache, cache_path=cache_path)
                             for files in zip(*pairs))
         for index in range(len(self.hr.files)):

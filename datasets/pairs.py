@@ -16,8 +16,8 @@ _START = re.compile(r'(?:[^\d]|(?<=lr)\d)*[_.\- ]', re.IGNORECASE)
 _END = re.compile(r'[_.\- ](?:[^\d]|(?<=lr)\d)*', re.IGNORECASE)
 
 
-def match(lr: Sequence[Path], hr: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """(LR, HR) for every image of two folders, in the order of `lr`.
+def match(lr: Sequence[Path], hr: Sequence[Path], first: int | None = None) -> list[tuple[Path, Path]]:
+    """(LR, HR) for every image of two folders, or for the first LR images, in the order of `lr`.
 
     Names are compared without their suffix. They match where they are equal, without a factor at the end (`NAMEx4` and
     `NAME`), or without what all names of a folder begin or end with, set off by `_`, `-`, `.` or a space (`NAME_LR` and
@@ -27,16 +27,17 @@ def match(lr: Sequence[Path], hr: Sequence[Path]) -> list[tuple[Path, Path]]:
     """
     for files in (lr, hr):
         _check_once(files)
+    wanted = set(lr[:first])
     best: list[tuple[Path, Path]] = []
     for lr_keys in _readings([file.stem for file in lr]):
         for hr_keys in _readings([file.stem for file in hr]):
             partners = dict(zip(hr_keys, hr))
-            pairs = [(file, partners[key]) for key, file in zip(lr_keys, lr) if key in partners]
-            if len(pairs) == len(lr) == len(hr):
+            pairs = [(file, partners[key]) for key, file in zip(lr_keys, lr) if key in partners and file in wanted]
+            if len(pairs) == len(wanted) and (len(pairs) == len(hr) or len(wanted) == first):
                 return pairs
             best = max(best, pairs, key=len)
     raise UserError(f'{_place(lr)} and {_place(hr)}: LR and HR images must come in pairs of one name; '
-                    + ', and '.join(_unmatched(best, lr, hr)))
+                    + ', and '.join(_unmatched(best, lr[:first], hr)))
 
 
 def _readings(stems: list[str]) -> Iterator[list[str]]:

@@ -53,6 +53,13 @@ def test_what_has_no_partner_is_named(lr, hr, words):
     assert len(text) < 300
 
 
+def test_the_first_images_need_partners_alone():
+    lr, hr = files('lr', 'a_LR b_LR x_LR'), files('hr', 'a_HR b_HR c_HR')
+    assert match(lr, hr, 1) == [(lr[0], hr[0])] and match(lr, hr, 2) == list(zip(lr[:2], hr[:2]))
+    assert "'x_LR.png'" in message(match, lr, hr, 3) and "'x_LR.png'" in message(match, lr, hr, 9)
+    assert '1 of 3 HR' in message(match, lr[:2], hr, 9)
+
+
 def test_training_pairs_are_matched_by_name(tmp_path):
     """Grey levels tell the images: LR b, c, z beside HR a, b, c were once pairs."""
     for folder, names, side in (('lr', 'bcz', 4), ('hr', 'abc', 8), ('fit', ('ax2', 'bx2', 'cx2'), 4)):

@@ -478,7 +478,7 @@ def test_an_empty_folder_is_named(root, capsys):
 def test_counts_that_differ_are_reported_before_anything_is_decoded(root):
     save(root / 'LR/0.png', noise(20, 26))
     text = message(PairedImageFolders, data_root=root, root_path_1='LR', root_path_2='HR', cache='mapped')
-    assert f'{root / "LR"} holds 1 ' in text and f'{root / "HR"} 6' in text and not (root / 'decoded').exists()
+    assert f'{root / "LR"} and {root / "HR"}: ' in text and '5 of 6 HR images' in text and not (root / 'decoded').exists()
     assert len(PairedImageFolders(data_root=root, root_path_1='LR', root_path_2='HR', first_k=1, cache='mapped')) == 1
 
 
