@@ -1,5 +1,4 @@
 """From a config to the parts of a run: the network, the training samples, the validation set."""
-import logging
 import os
 import warnings
 from pathlib import Path
@@ -66,9 +65,7 @@ def build_validation_set(config: dict, data_root: Path) -> Evaluation | None:
 
 
 def compiled(network: nn.Module) -> nn.Module:
-    """`torch.compile`, without its warnings about what stays uncompiled on purpose: strides that are read back from the
-    device as numbers, and the spectra of large kernels."""
-    logging.getLogger('torch._dynamo.variables.tensor').setLevel(logging.ERROR)
+    """`torch.compile`, without its warning that it generates no code for the spectra of large kernels."""
     warnings.filterwarnings('ignore', '.*code generation for complex operators')
     return torch.compile(network)  # type: ignore[return-value]
 
