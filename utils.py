@@ -215,6 +215,12 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding='utf-8')
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a text can name a file or folder within another one: one component, on any system, of at most 100 bytes."""
+    return (0 < len(os.fsencode(name)) <= 100 and name not in ('.', '..') and name == name.strip()
+            and not any(letter in '/\\:' or ord(letter) < 32 for letter in name))
+
+
 def count_parameters(model: torch.nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -2,11 +2,11 @@
 import math
 import re
 
-Scale = float | str
+AnyScale = float | str
 _NUMBER = r'[0-9]{1,9}(?:\.[0-9]{1,9})?'
 
 
-def parse_scale(text: str) -> Scale | None:
+def parse_scale(text: str) -> AnyScale | None:
     """'2', '2.5' or '2x3' → a scale; None for anything but finite factors of at least 1. '2x2' is 2."""
     found = re.fullmatch(rf'({_NUMBER})(?:x({_NUMBER}))?', text)
     if found is None:
@@ -24,7 +24,7 @@ def is_scale(value: object) -> bool:
     return isinstance(value, (int, float)) and 1 <= value < math.inf
 
 
-def factors(scale: Scale) -> tuple[float, float]:
+def factors(scale: AnyScale) -> tuple[float, float]:
     """(of the height, of the width)."""
     if isinstance(scale, str):
         height, width = map(float, scale.split('x'))
@@ -32,6 +32,6 @@ def factors(scale: Scale) -> tuple[float, float]:
     return scale, scale
 
 
-def scale_text(scale: Scale) -> str:
+def scale_text(scale: AnyScale) -> str:
     """'2', '2.5', '2x3'."""
     return scale if isinstance(scale, str) else f'{scale:g}'

@@ -1,7 +1,6 @@
 """Evaluation sets: pairs of an LR and an HR image, made by the rules of a protocol."""
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from common.arrays import resize_bicubic
+from common.scales import AnyScale, is_scale, scale_text
 from datasets import protocols
 from datasets.protocols import OWN_LR
 from datasets.registry import WRAPPERS, Scale
 from imaging import read_rgb, read_size
-from utils import UserError
+from utils import UserError, is_file_name, shortened
 
 
 class Pair(NamedTuple):
@@ -45,14 +45,16 @@ class Evaluation:
         if lr not in ('own', 'pil'):
             raise ValueError(f"lr is {lr!r}, expected 'own' or 'pil'")
         scales = scales if isinstance(scales, list) else [scales]
-        if not scales or not all(1 <= s < math.inf for s in scales):
+        if not scales or not all(map(is_scale, scales)):
             raise ValueError(f'scales is {scales!r}, expected numbers of at least 1')
+        if not is_file_name(name):  # saved images go to a folder of this name
+            raise ValueError(f'name is {shortened(name)}, expected a plain name of at most 100 bytes without / \\ and :')
         if crop is not None and crop < 1:
             raise ValueError(f'crop is {crop!r}, expected a side in pixels')
         if not hasattr(dataset, 'files'):
             raise ValueError("needs a dataset of single images, such as 'image-folder'")
         self.dataset, self.name, self.crop = dataset, name, crop
-        self.scales = [float(s) for s in scales]
+        self.scales: list[AnyScale] = [s if isinstance(s, str) else float(s) for s in scales]
         self.lr_path = Path(data_root) / lr_path if lr_path and lr == 'own' and crop is None else None
         for scale in self.scales:  # what can be known now must not end an evaluation half-way
             self.source(scale)
@@ -62,11 +64,11 @@ class Evaluation:
     def __len__(self) -> int:
         return len(self.dataset.files)
 
-    def source(self, scale: float) -> str:
+    def source(self, scale: AnyScale) -> str:
         """Where LR images of this scale come from: OWN_LR or PIL_LR. Raises: UserError where they are missing."""
         return self.protocol.lr_source(self.lr_path, scale)
 
-    def pairs(self, scale: float, which: slice = slice(None)) -> Iterator[Pair]:
+    def pairs(self, scale: AnyScale, which: slice = slice(None)) -> Iterator[Pair]:
         """The images at one scale, or `which` of them, read as they are asked for."""
         source = self.source(scale)
         for index in range(len(self))[which]:
@@ -81,7 +83,7 @@ class Evaluation:
             lr = self._read_own_lr(file, scale, lr_size) if source == OWN_LR else resize_bicubic(hr, *lr_size)
             yield Pair(file.name, lr, hr)
 
-    def fingerprint(self, scale: float) -> str:
+    def fingerprint(self, scale: AnyScale) -> str:
         """Equal for equal evaluations: of the protocol, and of every image's name, size in bytes and modification time."""
         files = list(self.dataset.files)
         if self.source(scale) == OWN_LR:
@@ -91,7 +93,7 @@ class Evaluation:
         described = [self.name, self.protocol.name, scale, self.crop, self.source(scale), known]
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
-    def _check_size(self, index: int, scale: float) -> None:
+    def _check_size(self, index: int, scale: AnyScale) -> None:
         """Raises UserError when the protocol leaves nothing of an image at this scale."""
         height, width = (min(side, self.crop or side) for side in self.dataset.size(index))
         try:
@@ -99,13 +101,13 @@ class Evaluation:
         except UserError as error:
             raise UserError(f'{self.dataset.files[index]} ({height}x{width}): {error}') from error
 
-    def _read_own_lr(self, hr_file: Path, scale: float, size: tuple[int, int]) -> np.ndarray:
+    def _read_own_lr(self, hr_file: Path, scale: AnyScale, size: tuple[int, int]) -> np.ndarray:
         """The set's own LR image of an HR file, which must have the protocol's `size` (height, width)."""
         file = self._own_lr_file(hr_file, scale)
         if file.is_file() and read_size(file) != size:
             raise UserError(f'{file}: is {read_size(file)}, expected {size} (height, width) for its HR image')
         return read_rgb(file)
 
-    def _own_lr_file(self, hr_file: Path, scale: float) -> Path:
+    def _own_lr_file(self, hr_file: Path, scale: AnyScale) -> Path:
         assert self.lr_path is not None  # where the protocol takes the set's own LR images
-        return self.lr_path / f'X{int(scale)}' / f'{hr_file.stem}x{int(scale)}.png'
+        return self.lr_path / f'X{scale_text(scale)}' / f'{hr_file.stem}x{scale_text(scale)}.png'

@@ -7,6 +7,7 @@ import torch
 from tqdm import tqdm
 
 import models
+from common.scales import AnyScale, scale_text
 from datasets.evaluation import Evaluation
 from engine.evaluation.candidates import Candidate, inspect, model_names
 from engine.evaluation.digest import code_digest
@@ -83,7 +84,7 @@ class Comparison:
         opened: tuple[str, SRModel] | None = None  # the file that was opened last, and its model
         with tqdm(total=sum(len(item) for *_, item, _ in todo), unit='image', disable=None, leave=False) as bar:
             for done, (file, set_name, dataset, scale) in enumerate(todo):
-                bar.set_description(f'{self.candidates[file].name} {set_name} ×{scale:g}')
+                bar.set_description(f'{self.candidates[file].name} {set_name} ×{scale_text(scale)}')
                 try:
                     if opened is None or opened[0] != file:
                         opened = file, models.load(file, self.device).use_kernels(self.kernels)
@@ -122,11 +123,11 @@ class Comparison:
                             for scale in evaluation_set.scales
                             if method.file(scale) == file and self._absence(method, evaluation_set, scale) is None)
 
-    def _absence(self, method: Method, evaluation_set: EvaluationSet, scale: float) -> str | None:
+    def _absence(self, method: Method, evaluation_set: EvaluationSet, scale: AnyScale) -> str | None:
         """Why a method cannot be measured on a set at a scale; None where it can."""
         file = method.file(scale)
         if evaluation_set.dataset is None or file is None:
-            return evaluation_set.absent or f'no model for ×{scale:g}'
+            return evaluation_set.absent or f'no model for ×{scale_text(scale)}'
         if file in self.absent:
             return self.absent[file]
         fixed = self.candidates[file].fixed_scale
@@ -134,24 +135,25 @@ class Comparison:
             return f'{file} upscales by exactly {fixed}'
         return self.failed.get((file, evaluation_set.name, scale))
 
-    def _kept(self, file: str | None, evaluation_set: EvaluationSet, scale: float) -> dict | None:
+    def _kept(self, file: str | None, evaluation_set: EvaluationSet, scale: AnyScale) -> dict | None:
         if file is None or evaluation_set.dataset is None:
             return None
         return self.results[file].find(evaluation_set.dataset, scale, self.metric_names)
 
-    def _measure_scale(self, model: SRModel, file: str, dataset: Evaluation, scale: float,
+    def _measure_scale(self, model: SRModel, file: str, dataset: Evaluation, scale: AnyScale,
                        done: Callable[[], object]) -> dict:
         name = self.candidates[file].name
 
         def save(pair, scale, prediction):
-            save_image(to_image(prediction), self.root / name / dataset.name / f'X{scale:g}' / f'{Path(pair.name).stem}.png')
+            folder = self.root / name / dataset.name / f'X{scale_text(scale)}'
+            save_image(to_image(prediction), folder / f'{Path(pair.name).stem}.png')
         measured_on = dataset.fingerprint(scale)
         reset_peak(self.device)
         row = evaluate_scale(model, dataset, scale, self.device, name, save if self.save_images else None, self.memory,
                              done=done, metrics=self.metrics)
         return {**row, 'peak_memory': peak(self.device), 'measured_on': measured_on}
 
-    def _measurement(self, method: Method, evaluation_set: EvaluationSet, scale: float) -> Measurement:
+    def _measurement(self, method: Method, evaluation_set: EvaluationSet, scale: AnyScale) -> Measurement:
         absent = self._absence(method, evaluation_set, scale)
         row = (None if absent else self._kept(method.file(scale), evaluation_set, scale)) or {}
         candidate = next((self.candidates[file] for file in method.files.values() if file in self.candidates), None)

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from common.arrays import to_tensor
+from common.scales import AnyScale, scale_text
 from datasets.evaluation import Evaluation, Pair
 from engine.distributed import ALONE, World
 from engine.evaluation.metrics import METRICS, Metric, make
@@ -16,7 +17,7 @@ from models.contract import SRModel
 
 
 def evaluate(model: SRModel, dataset: Evaluation, device: torch.device, label: str = '',
-             show: Callable[[Pair, float, torch.Tensor], None] | None = None, memory: int | None = None,
+             show: Callable[[Pair, AnyScale, torch.Tensor], None] | None = None, memory: int | None = None,
              world: World = ALONE, metrics: Sequence[Metric] | None = None) -> list[dict]:
     """The metrics of `model` at every scale of `dataset`.
 
@@ -33,23 +34,36 @@ def evaluate(model: SRModel, dataset: Evaluation, device: torch.device, label: s
     count = len(range(world.rank, len(dataset), world.size)) * len(dataset.scales)
     with tqdm(total=count, desc=f'{label} {dataset.name}', disable=None if world.main else True, leave=False) as bar:
         for scale in dataset.scales:
-            bar.set_postfix_str(f'×{scale:g}')
+            bar.set_postfix_str(f'×{scale_text(scale)}')
             rows.append(evaluate_scale(model, dataset, scale, device, label, show, memory, world, bar.update, metrics))
     return rows
 
 
-def evaluate_scale(model: SRModel, dataset: Evaluation, scale: float, device: torch.device, label: str = '',
-                   show: Callable[[Pair, float, torch.Tensor], None] | None = None, memory: int | None = None,
+def evaluate_scale(model: SRModel, dataset: Evaluation, scale: AnyScale, device: torch.device, label: str = '',
+                   show: Callable[[Pair, AnyScale, torch.Tensor], None] | None = None, memory: int | None = None,
                    world: World = ALONE, done: Callable[[], object] = lambda: None,
                    metrics: Sequence[Metric] | None = None) -> dict:
     """The row of one scale, with arguments as in `evaluate`; `done` is called after every image."""
-    metrics = make() if metrics is None else metrics
+    def predict(pair: Pair, size: tuple[int, int]) -> torch.Tensor:
+        return model.upscale(to_tensor(pair.lr).unsqueeze(0).to(device), size, memory)[0]
+    return measure(predict, dataset, scale, device, label, show, world, done, make() if metrics is None else metrics)
+
+
+def measure(predict: Callable[[Pair, tuple[int, int]], torch.Tensor], dataset: Evaluation, scale: AnyScale,
+            device: torch.device, label: str, show: Callable[[Pair, AnyScale, torch.Tensor], None] | None, world: World,
+            done: Callable[[], object], metrics: Sequence[Metric]) -> dict:
+    """The row of one scale.
+
+    Args:
+        predict: a pair and (height, width) of its HR image → the image to measure, (3, H, W) in [0, 1] on the device.
+        others: as in `evaluate_scale`.
+    """
     per_image: list[dict[str, Any]] = []
     seconds: list[float] = []
     for pair in dataset.pairs(scale, slice(world.rank, None, world.size)):
         target = to_tensor(pair.hr).to(device)                                       # (3, H, W)
         start = time.perf_counter()
-        prediction = model.upscale(to_tensor(pair.lr).unsqueeze(0).to(device), (target.shape[1], target.shape[2]), memory)[0]
+        prediction = predict(pair, (target.shape[1], target.shape[2]))
         if device.type == 'cuda':
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
@@ -86,7 +100,7 @@ def format_table(rows: list[dict], metrics: Iterable[str] | None = None) -> str:
     columns = [METRICS.entries[name] for name in found]
     head = ['model', 'set', 'scale', *(metric.heading for metric in columns), 'protocol', 'LR', 'images', 's/image']
     rule = ['---', '---', '---:', *['---:'] * len(columns), '---', '---', '---:', '---:']
-    lines = [[row['model'], row['dataset'], f"{row['scale']:g}",
+    lines = [[row['model'], row['dataset'], scale_text(row['scale']),
               *(metric.text(row[metric.name]) if metric.name in row else '—' for metric in columns),
               row['protocol'], row['lr'], str(row['images']), f"{row['seconds_per_image']:.2f}"] for row in rows]
     return '\n'.join([f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(line)} |" for line in lines)])

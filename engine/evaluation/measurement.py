@@ -1,6 +1,8 @@
 """One entry of a comparison."""
 from typing import NamedTuple
 
+from common.scales import AnyScale
+
 
 class Measurement(NamedTuple):
     """A method on a set at a scale. `absent` says why it was not measured; what is not known is None.
@@ -15,7 +17,7 @@ class Measurement(NamedTuple):
     set: str
     encoder: str
     method: str
-    scale: float
+    scale: AnyScale
     absent: str | None = None
     scores: dict[str, float] = {}
     published: dict[str, float] = {}
@@ -32,7 +34,7 @@ class Measurement(NamedTuple):
         return self.set, self.encoder, self.method
 
     @property
-    def place(self) -> tuple[str, str, str, float]:
+    def place(self) -> tuple[str, str, str, AnyScale]:
         """Line and column of the tables."""
         return (*self.line, self.scale)
 

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from common.locks import locked
+from common.scales import AnyScale, is_scale
 from datasets.evaluation import Evaluation
 from engine.evaluation.candidates import Candidate
 from engine.evaluation.evaluate import format_table, plain_numbers
 from engine.evaluation.metrics import METRICS
 from utils import write_text
 
-KINDS: dict[str, Any] = {'model': str, 'dataset': str, 'scale': Real, 'protocol': str, 'lr': str, 'images': int,
+KINDS: dict[str, Any] = {'model': str, 'dataset': str, 'scale': (Real, str), 'protocol': str, 'lr': str, 'images': int,
                          'seconds_per_image': Real, 'per_image': list, 'peak_memory': (int, type(None)), 'measured_on': str}
 
 BUSY = 'another process measures into this folder; wait until it has ended, or choose another -name'
@@ -50,7 +51,7 @@ class Results:
             self.rows = [] if self.fresh else self._read()
             yield
 
-    def find(self, dataset: Evaluation, scale: float, metrics: list[str]) -> dict | None:
+    def find(self, dataset: Evaluation, scale: AnyScale, metrics: list[str]) -> dict | None:
         """The kept row of this very evaluation with all these metrics, if there is one."""
         place = (dataset.name, scale, dataset.fingerprint(scale))
         return next((row for row in self.rows if (row['dataset'], row['scale'], row['measured_on']) == place
@@ -89,6 +90,8 @@ def _is_row(row: object) -> bool:
     if not isinstance(row, dict) or not all(isinstance(row.get(key, ...), kind) for key, kind in KINDS.items()):
         return False
     images = row['per_image']
+    if not is_scale(row['scale']):
+        return False
     return (len(images) == row['images'] and all(isinstance(image, dict) and 'name' in image for image in images)
             and all(_is_score(scores.get(name, ...)) for name in _metrics_of(row) for scores in (row, *images)))
 

@@ -1,11 +1,14 @@
 """What is compared: evaluation sets and methods, from a suite config or from test configs and models."""
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 from common.registry import SpecError
+from common.scales import AnyScale, scale_text
 from datasets.evaluation import Evaluation
+from datasets.folders import FolderEvaluation, scale_folder
 from engine.config import SUITE_KEYS, TEST_KEYS, load_config, named
 from engine.evaluation.candidates import model_names
 from engine.evaluation.published import Published, read_published
@@ -24,17 +27,17 @@ class Method(NamedTuple):
     """
     encoder: str
     name: str
-    files: dict[float | None, str]
+    files: dict[AnyScale | None, str]
     published: str | None = None
 
-    def file(self, scale: float) -> str | None:
+    def file(self, scale: AnyScale) -> str | None:
         return self.files.get(scale, self.files.get(None))
 
 
 class EvaluationSet(NamedTuple):
     """An evaluation set with what is published on it; without its images, `absent` says why."""
     name: str
-    scales: list[float]
+    scales: list[AnyScale]
     dataset: Evaluation | None
     absent: str | None = None
     published: Published = Published()
@@ -68,6 +71,25 @@ def plain_suite(files: list[str], data: Path, model_files: list[str], overrides:
     return Suite('', sets, _methods_of(model_files), models_required=True, tolerant=len(model_files) > 1)
 
 
+def folder_suite(hr: Path, lr: Path | None, scales: list[AnyScale], protocol: str, model_files: list[str]) -> Suite:
+    """A folder of HR images, with its LR images where there are any, and models."""
+    return Suite('', folder_sets(hr, lr, scales, protocol), _methods_of(model_files), models_required=True,
+                 tolerant=len(model_files) > 1)
+
+
+def folder_sets(hr: Path, lr: Path | None, scales: list[AnyScale], protocol: str) -> list[EvaluationSet]:
+    """A set for each scale; says on stderr how many images of it are too small."""
+    sets = []
+    for scale in scales:
+        dataset = FolderEvaluation(hr=hr, scale=scale, protocol=protocol, lr=lr and scale_folder(lr, scale, len(scales)))
+        if dataset.skipped:
+            print(f"{hr}: {dataset.skipped} of {dataset.skipped + len(dataset)} images are too small for protocol "
+                  f"'{protocol}' at ×{scale_text(scale)} and are left out", file=sys.stderr)
+        sets.append(EvaluationSet(dataset.name, [scale], dataset))
+    _check_once(sets, '-scales')
+    return sets
+
+
 def read_suite(file: str, data: Path, model_files: list[str] | None = None, overrides: Sequence[str] = ()) -> Suite:
     """A suite config. With `model_files` these are its methods, under the suite's names where it names the same files.
 
@@ -83,15 +105,15 @@ def read_suite(file: str, data: Path, model_files: list[str] | None = None, over
                  models_required=bool(model_files), tolerant=True)
 
 
-def _check_once(sets: list[EvaluationSet]) -> None:
+def _check_once(sets: list[EvaluationSet], option: str = '-config') -> None:
     """Raises UserError where a set is to be measured twice at a scale."""
     places = [(evaluation_set.name, scale) for evaluation_set in sets for scale in evaluation_set.scales]
     for name, scale in places:
         if places.count((name, scale)) > 1:
-            raise UserError(f'-config: {name} at ×{scale:g} is asked for twice; name each set and scale once')
+            raise UserError(f'{option}: {name} at ×{scale_text(scale)} is asked for twice; name each set and scale once')
 
 
-def _files_by_scale(model: str | dict, path: str) -> dict[float | None, str]:
+def _files_by_scale(model: str | dict, path: str) -> dict[AnyScale | None, str]:
     """`model` of a suite's row: a file, or {scale: file}."""
     if isinstance(model, str):
         return {None: model}

@@ -3,6 +3,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from common.scales import scale_text
 from engine.evaluation.columns import COLUMNS, Column
 from engine.evaluation.measurement import Measurement
 from engine.evaluation.metrics import METRICS
@@ -65,7 +66,7 @@ def grid(measurements: list[Measurement], metric: str, columns: list[str], style
     several_sets = len({measurement.set for measurement in measurements}) > 1
     encoders = any(measurement.encoder for measurement in measurements)
     table = [[*['set'] * several_sets, *['encoder'] * encoders, 'method', *(COLUMNS[name].heading for name in columns),
-              *(f'{style.times}{scale:g}' for scale in scales)]]
+              *(f'{style.times}{scale_text(scale)}' for scale in scales)]]
     for line in dict.fromkeys(measurement.line for measurement in measurements):
         found = [measurement for measurement in measurements if measurement.line == line]
         by_scale = {measurement.scale: measurement for measurement in found}
