@@ -2,16 +2,23 @@
 
 Without arguments it upscales the bundled sample with the bundled weights.
 """
-import math
+if __name__ == '__main__':  # first, for signals amid the other imports
+    from common.start import guard
+    guard()
+
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from tqdm import tqdm
 
 import models
 from common.cli import Parser, choose_device, run
-from engine.upscaling import Size, plan, upscale_file
-from utils import ROOT, RunError, UserError, printable
+from common.ranges import real_number, whole_number
+from engine.upscaling import MAX_PIXELS, Size, plan, upscale_file
+from utils import ROOT, RunError, UserError, printable, shortened
+
+MAX_SIDE = 10 ** 12  # of sizes that are read; an image is then refused by its number of pixels
 
 
 def main() -> None:
@@ -27,7 +34,7 @@ def main() -> None:
     parser.option('output', type=Path, metavar='PATH',
                   help='image to write, or folder when the input is one (default: output/)')
     parser.memory_option()
-    parser.option('halo', type=int, metavar='N',
+    parser.option('halo', type=whole_number(0, MAX_SIDE), metavar='N',
                   help='LR pixels around each part of an image too large for the memory that the encoder sees; '
                        'fewer than its receptive field save time, and the error is measured (default: all, no error)')
     parser.device_options()
@@ -36,8 +43,6 @@ def main() -> None:
 
     source = Path(options.input)
     size = Size(parse_scale(options.scale), parse_resolution(options.resolution))
-    if options.halo is not None and options.halo < 0:
-        raise UserError(f'-halo {options.halo}: expected a number of pixels, 0 or more')
     jobs = plan(source, options.output)
     device = choose_device(options)
     model = models.load(options.model, device).use_kernels(not options.no_kernels)
@@ -56,13 +61,15 @@ def main() -> None:
 
 
 def parse_scale(text: str) -> tuple[float, float]:
-    """'3.5' or '2,3.5' (height, width) → two finite factors of at least 1."""
+    """'3.5' or '2,3.5' (height, width) → two factors of at least 1, as large as the largest image allows."""
+    parse = real_number(1, MAX_PIXELS)
     try:
-        factors = [float(part) for part in text.split(',')]
-    except ValueError:
+        factors = [parse(part) for part in text.split(',')]
+    except ArgumentTypeError:
         factors = []
-    if len(factors) not in (1, 2) or not all(math.isfinite(factor) and factor >= 1 for factor in factors):
-        raise UserError(f'-scale {text}: expected one factor of at least 1, such as 3.5, or two, height,width')
+    if len(factors) not in (1, 2):
+        raise UserError(f'-scale {shortened(text, quotes=False)}: expected one factor of at least 1, such as 3.5, or two, '
+                        'height,width')
     return factors[0], factors[-1]
 
 
@@ -70,10 +77,15 @@ def parse_resolution(text: str | None) -> tuple[int, int] | None:
     """'480,640' → (480, 640): positive whole numbers."""
     if text is None:
         return None
-    parts = text.split(',')
-    if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f'-resolution {text}: expected height,width in pixels, two whole numbers above 0, such as 480,640')
-    return int(parts[0]), int(parts[1])
+    parse = whole_number(1, MAX_SIDE)
+    try:
+        sides = [parse(part.strip()) for part in text.split(',')]
+    except ArgumentTypeError:
+        sides = []
+    if len(sides) != 2:
+        raise UserError(f'-resolution {shortened(text, quotes=False)}: expected height,width in pixels, two whole numbers '
+                        'above 0, such as 480,640')
+    return sides[0], sides[1]
 
 
 if __name__ == '__main__':

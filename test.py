@@ -1,4 +1,8 @@
 """Measures models on benchmark sets: python test.py -config configs/test/test-set5-4.yaml -model modelzoo/MSIT-S.pth"""
+if __name__ == '__main__':  # first, for signals amid the other imports
+    from common.start import guard
+    guard()
+
 import argparse
 import sys
 from pathlib import Path

@@ -2,6 +2,10 @@
 
 On several GPUs: torchrun --nproc-per-node N train.py …, with the same options.
 """
+if __name__ == '__main__':  # first, for signals amid the other imports
+    from common.start import guard
+    guard()
+
 import logging
 from contextlib import nullcontext
 from pathlib import Path

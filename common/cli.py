@@ -1,13 +1,26 @@
 """What the three commands share: options with one dash or two, the device, and how errors leave the program."""
 import argparse
 import errno
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO
 
 import torch
 
-from utils import RunError, UserError, is_out_of_memory
+from common.ranges import whole_number
+from common.start import SIGNALS
+from utils import RunError, UserError, is_out_of_memory, shortened
+
+MAX_MEMORY = 2 ** 50  # bytes
+MAX_GPUS = 1024
+MESSAGE_LENGTH = 2000  # characters of the line of an error, the end of which is cut
+QUIET = r'PIL\b|torch\.utils\.data\b'  # modules whose warnings do not stand beside a command's own lines
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
     def device_options(self) -> None:
         self.option('device', metavar='NAME', help="'cpu', 'cuda' or 'cuda:N'; default: the first GPU, else the CPU")
-        self.option('gpu', type=int, metavar='N', help='the GPU to use')
+        self.option('gpu', type=whole_number(0, MAX_GPUS), metavar='N', help='the GPU to use')
 
     def kernels_option(self) -> None:
         self.option('no-kernels', action='store_true', help="plain PyTorch in the place of this project's GPU kernels")
@@ -36,15 +49,15 @@ class Parser(argparse.ArgumentParser):
                          'larger images are processed in parts')
 
     def error(self, message: str):
-        raise UserError(f'{message} (see {self.prog} -h)')
+        raise UserError(f'{message[:MESSAGE_LENGTH // 2]} (see {self.prog} -h)')
 
 
 def parse_memory(text: str) -> int:
     """'2G', '500M' or a number of bytes → bytes."""
-    match = re.fullmatch(r'(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?', text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r'([0-9]{1,16}(?:\.[0-9]{1,16})?)([KMGT]?)(?:i?B)?', text.strip(), re.IGNORECASE)
     size = int(float(match[1]) * 1024 ** ' KMGT'.index(match[2].upper() or ' ')) if match else 0
-    if size < 1:
-        raise argparse.ArgumentTypeError(f"expected a size such as 2G or 500M, got '{text}'")
+    if not 1 <= size <= MAX_MEMORY:
+        raise argparse.ArgumentTypeError(f'expected a size such as 2G or 500M, at most 1024T, got {shortened(text)}')
     return size
 
 
@@ -64,13 +77,14 @@ def choose_device(options: argparse.Namespace, local_rank: int | None = None, tf
         if options.device or torch.cuda.device_count():
             options.device = f'cuda:{local_rank}'
     if options.device is not None:
-        if not re.fullmatch(r'cpu|cuda(:\d+)?', options.device):
-            raise UserError(f"-device {options.device}: no such device, expected 'cpu', 'cuda' or 'cuda:N'")
-        device = torch.device(options.device)
-        if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        match = re.fullmatch(r'cpu|cuda(?::([0-9]{1,4}))?', options.device)
+        if not match:
+            raise UserError(f"-device {shortened(options.device, quotes=False)}: no such device, expected 'cpu', 'cuda' or "
+                            "'cuda:N'")
+        if options.device != 'cpu' and int(match[1] or 0) >= torch.cuda.device_count():
             raise UserError(f'-device {options.device}: this machine has {torch.cuda.device_count()} GPUs')
-        return device
-    if torch.cuda.device_count() == 0:
+        return torch.device(options.device)
+    if torch.cuda.device_count() == 0 and not options.gpu:
         return torch.device('cpu')
     number = options.gpu or 0
     if not 0 <= number < torch.cuda.device_count():
@@ -80,14 +94,53 @@ def choose_device(options: argparse.Namespace, local_rank: int | None = None, tf
 
 def run(main: Callable[[], None]) -> None:
     """Runs a command: exit status 0 done, 2 wrong input, 130 interrupted, 1 anything else, with one line on stderr."""
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='replace')  # a terminal without × prints ? and the command goes on
+    warnings.filterwarnings('ignore', module=QUIET)
     try:
-        main()
+        with _interruptible():
+            main()
+            sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         status, message = verdict(error)
         if message is None:
             raise
-        print(' '.join(message.split()), file=sys.stderr)
+        line = ' '.join(message.split())
+        with suppress(OSError, ValueError):  # nobody reads
+            print(line if len(line) <= MESSAGE_LENGTH else f'{line[:MESSAGE_LENGTH - 1]}…', file=sys.stderr)
+        _drop_unwritten(sys.stdout)
         sys.exit(status)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt in the block, unless the caller had them ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    handled = {number: handler for number, handler in previous.items() if handler is not signal.SIG_IGN}
+    for number in handled:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Signal handler."""
+    raise KeyboardInterrupt
+
+
+def _drop_unwritten(stream: TextIO) -> None:
+    """What a full disk or a closed pipe does not take goes nowhere: Python would complain of it when it ends."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def verdict(error: BaseException) -> tuple[int, str | None]:

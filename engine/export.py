@@ -1,4 +1,9 @@
 """The command `python -m engine.export`; see `engine/tools/export.py`."""
+from common.start import guard
+
+if __name__ == '__main__':  # first, for signals amid the other imports
+    guard()
+
 from common.cli import run
 from engine.tools.export import main
 

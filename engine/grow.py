@@ -1,4 +1,9 @@
 """The command `python -m engine.grow`; see `engine/tools/grow.py`."""
+from common.start import guard
+
+if __name__ == '__main__':  # first, for signals amid the other imports
+    guard()
+
 from common.cli import run
 from engine.tools.grow import main
 

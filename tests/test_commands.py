@@ -285,6 +285,13 @@ BAD_DEMO = {
     'option without value': ((*BICUBIC, '-scale'), '-scale'),
     'gpu': ((*BICUBIC, '-gpu', 'one'), '-gpu'),
     'device': ((*BICUBIC, '-device', 'nonsense'), 'nonsense'),
+    'memory of 400 digits': ((*BICUBIC, '-memory', '9' * 400), '-memory'),
+    'memory in full-width digits': ((*BICUBIC, '-memory', '５００M'), '-memory'),
+    'memory of 10^24': ((*BICUBIC, '-memory', f'1{"0" * 12}T'), '-memory'),
+    'halo of 5000 digits': ((*BICUBIC, '-halo', '9' * 5000), '-halo'),
+    'halo below 0': ((*BICUBIC, '-halo', '-1'), '-halo'),
+    'gpu of 14 digits': ((*BICUBIC, '-device', 'cuda:99999999999999'), 'cuda:99999999999999'),
+    'gpu in full-width digits': ((*BICUBIC, '-device', 'cuda:０'), 'cuda:０'),
     'no such gpu': ((*BICUBIC, '-device', 'cuda:99'), 'cuda:99'),
     'negative gpu': ((*BICUBIC, '-device', 'cuda:-1'), 'cuda:-1'),
     'meta device': ((*BICUBIC, '-device', 'meta'), 'meta'),
@@ -295,9 +302,10 @@ BAD_DEMO = {
     'folder as checkpoint': (('-input', 'a.png', '-model', 'empty'), 'empty'),
 }
 BAD_SIZES = [('-resolution', value) for value in (
+    '9' * 5000 + ',50', '５０,５０',
     '0,50', '50x50', '-5,50', '5', '5,5,5', 'a,b', '5,', '50.5,50', '50,1e2', '²0,50', '', '99999999999,99999999999')]
 BAD_SIZES += [('-scale', value) for value in (
-    '0', '-1', 'nan', 'inf', '-inf', '0.5', '2,0.5', '1,2,3', 'abc', '2,', '', '1e9')]
+    '1e308', '9' * 5000, '４', '1_0', '0', '-1', 'nan', 'inf', '-inf', '0.5', '2,0.5', '1,2,3', 'abc', '2,', '', '1e9')]
 
 
 @pytest.mark.parametrize('arguments, naming', BAD_DEMO.values(), ids=BAD_DEMO)
@@ -734,15 +742,20 @@ def test_training_refuses_option(sets, arguments, naming):
 def test_gpu_on_a_machine_without_one_is_the_cpu(place):
     place.monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
     weights = place.checkpoint()
-    assert place.demo('-input', 'a.png', '-model', weights, '-gpu', '1', '-output', 'gpu.png', cpu=False).status == 0
+    assert place.demo('-input', 'a.png', '-model', weights, '-gpu', '0', '-output', 'gpu.png', cpu=False).status == 0
     assert place.demo('-input', 'a.png', '-model', weights, '-output', 'cpu.png').status == 0
     assert place.tree()['gpu.png'] == place.tree()['cpu.png']
 
 
-@pytest.mark.parametrize('number', ['2', '-1'])
+def test_a_numbered_gpu_on_a_machine_without_one_is_refused(place):
+    place.monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    place.assert_refused('demo', *BICUBIC, '-gpu', '1', naming='-gpu 1: this machine has 0 GPUs', cpu=False)
+
+
+@pytest.mark.parametrize('number', ['2', '-1', '99', '1025', '9' * 5000, '１'])
 def test_gpu_that_is_not_there_is_refused(place, number):
     place.monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
-    place.assert_refused('demo', *BICUBIC, '-gpu', number, naming=f'-gpu {number}', cpu=False)
+    place.assert_refused('demo', *BICUBIC, '-gpu', number, naming='-gpu', cpu=False)
 
 
 # full disks and other failures of the machine

@@ -38,7 +38,8 @@ class Record:
     def log(self, line: str) -> None:
         """One line to the screen and to log.txt."""
         if self.writer:
-            tqdm.write(line)
+            with contextlib.suppress(OSError, ValueError):  # a closed terminal or pipe does not end a run
+                tqdm.write(line)
             with self.writing('log.txt'), open(self.folder / 'log.txt', 'a', encoding='utf-8') as file:
                 file.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} {line}\n')
 

@@ -1,0 +1,89 @@
+"""How commands leave in processes of their own: signals at any time, closed and narrow streams, one line."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+WAIT = 120  # seconds that a busy machine may need
+COMMANDS = {
+    'demo': ('demo.py', '-scale', '16'), 'test': ('test.py', '-config', 'none.yaml', '-model', 'bicubic'),
+    'train': ('train.py', '-config', 'none.yaml'), 'export': ('-m', 'engine.export', '-model', 'x', '-output', 'y.pth')}
+
+
+def start(words: tuple, folder, **settings) -> subprocess.Popen:
+    script = (str(ROOT / words[0]), *words[1:]) if words[0].endswith('.py') else words
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **settings.pop('env', {})}
+    return subprocess.Popen([sys.executable, *script], cwd=folder, env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings)
+
+
+def wait_for_torch(process: subprocess.Popen) -> None:
+    """Returns when the process has begun to load torch: it is amid its imports."""
+    deadline = time.monotonic() + WAIT
+    while 'libtorch' not in open(f'/proc/{process.pid}/maps').read():  # noqa: SIM115
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/maps'), reason='needs /proc')
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('command', [
+    'demo', 'export', *(pytest.param(name, marks=pytest.mark.slow) for name in ('test', 'train'))])
+def test_a_signal_amid_imports(tmp_path, command, number):
+    process = start(COMMANDS[command], tmp_path)
+    wait_for_torch(process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=WAIT)
+    assert (process.returncode, out, err) == (130, '', 'interrupted\n')
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_amid_work(tmp_path, number):
+    code = ('import os, time\nfrom common.start import guard\nguard()\nfrom common.cli import run\n'
+            f'def main():\n    os.kill(os.getpid(), {int(number)})\n    time.sleep(60)\nrun(main)')
+    process = start(('-c', code), tmp_path)
+    out, err = process.communicate(timeout=WAIT)
+    assert (process.returncode, out, err) == (130, '', 'interrupted\n')
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path):
+    code = ('import os, signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom common.start import guard\nguard()\n'
+            'from common.cli import run\nrun(lambda: os.kill(os.getpid(), signal.SIGINT))')
+    process = start(('-c', code), tmp_path)
+    assert process.communicate(timeout=WAIT) == ('', '') and process.returncode == 0
+
+
+PRINTS = ('from common.start import guard\nguard()\nimport os, sys\nfrom tqdm import tqdm\nfrom common.cli import run\n'
+          'def main():\n    print("4×4 → 8×8")\n    tqdm.write("4×4 → 8×8")\n    print("→", file=sys.stderr)\n'
+          '    print(os.open("file", os.O_CREAT | os.O_RDWR) > 2, file=open("done", "w"))\nrun(main)')
+
+
+@pytest.mark.parametrize(('encoding', 'text'), [
+    ('ascii', '4?4 ? 8?8'), ('cp1252', '4×4 ? 8×8'), ('latin-1', '4×4 ? 8×8'), ('utf-8', '4×4 → 8×8')])
+def test_streams_that_cannot_write_every_character(tmp_path, encoding, text):
+    process = subprocess.run([sys.executable, '-c', PRINTS], cwd=tmp_path, capture_output=True, timeout=WAIT,
+                             env={**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONIOENCODING': encoding})
+    assert (process.returncode, process.stdout.decode(encoding)) == (0, f'{text}\n{text}\n')
+
+
+@pytest.mark.parametrize('closed', ['>&-', '2>&-', '>&- 2>&-', '<&- >&- 2>&-'])
+def test_closed_streams(tmp_path, closed):
+    """A file must not take the number of a closed stream: what is printed would end up in it."""
+    shell = f'"{sys.executable}" -c "$PRINTS" {closed}'
+    process = subprocess.run(['sh', '-c', shell], cwd=tmp_path, capture_output=True, timeout=WAIT,
+                             env={**os.environ, 'PYTHONPATH': str(ROOT), 'PRINTS': PRINTS})
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / 'done').read_text() == 'True\n' and (tmp_path / 'file').read_text() == ''
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
+def test_a_full_disk_behind_stdout_is_one_line(tmp_path):
+    process = subprocess.run(['sh', '-c', f'"{sys.executable}" -c "$PRINTS" > /dev/full'], cwd=tmp_path, capture_output=True,
+                             timeout=WAIT, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT), 'PRINTS': PRINTS})
+    assert process.returncode == 1
+    lines = [line for line in process.stderr.splitlines() if line != '→']
+    assert len(lines) == 1 and 'No space left' in lines[0]
