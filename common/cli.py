@@ -161,7 +161,7 @@ def verdict(error: BaseException) -> tuple[int, str | None]:
     return 1, None
 
 
-def message_of(error: Exception) -> str:
+def message_of(error: BaseException) -> str:
     """The message of an error, without the traceback that a data loader's worker puts before it."""
     if not str(error).startswith('Caught '):
         return str(error)

@@ -44,7 +44,7 @@ class Comparison:
         self.suite, self.device, self.metrics, self.code = suite, device, metrics, code or code_digest()
         self.root, self.save_images, self.memory, self.kernels = root, save_images, memory, kernels
         self.absent: dict[str, str] = {}                      # by file: why it cannot be used
-        self.failed: dict[tuple[str, str, float], str] = {}   # by file, set and scale: why it was not measured
+        self.failed: dict[tuple[str, str, AnyScale], str] = {}   # by file, set and scale: why it was not measured
         self.results: dict[str, Results] = {}                 # by file
         self.candidates: dict[str, Candidate] = {}            # by file
         names = model_names(list(dict.fromkeys(file for method in suite.methods for file in method.files.values())))
@@ -74,13 +74,13 @@ class Comparison:
                 writing.enter_context(self.results[file].writing())
             self._measure(self._missing())
 
-    def _missing(self) -> list[tuple[str, str, Evaluation, float]]:
+    def _missing(self) -> list[tuple[str, str, Evaluation, AnyScale]]:
         """File, set's name, set and scale of what is not kept yet."""
         return [(file, evaluation_set.name, evaluation_set.dataset, scale)
                 for file, evaluation_set, scale in self._measurable()
                 if evaluation_set.dataset is not None and self._kept(file, evaluation_set, scale) is None]
 
-    def _measure(self, todo: list[tuple[str, str, Evaluation, float]]) -> None:
+    def _measure(self, todo: list[tuple[str, str, Evaluation, AnyScale]]) -> None:
         opened: tuple[str, SRModel] | None = None  # the file that was opened last, and its model
         with tqdm(total=sum(len(item) for *_, item, _ in todo), unit='image', disable=None, leave=False) as bar:
             for done, (file, set_name, dataset, scale) in enumerate(todo):
@@ -115,7 +115,7 @@ class Comparison:
             raise UserError(f"nothing to measure: {'; '.join(reasons[:3])}{'; …' if len(reasons) > 3 else ''}")
         return found
 
-    def _measurable(self) -> Iterator[tuple[str, EvaluationSet, float]]:
+    def _measurable(self) -> Iterator[tuple[str, EvaluationSet, AnyScale]]:
         """File, set and scale of everything that can be measured."""
         for method in self.suite.methods:
             for file in dict.fromkeys(method.files.values()):

@@ -1,6 +1,7 @@
 """Published figures, from configs/published.yaml."""
 from typing import NamedTuple
 
+from common.scales import AnyScale
 from engine.evaluation.metrics import METRICS
 from engine.yaml_files import read_yaml
 from utils import ROOT, UserError, nearest_name
@@ -15,7 +16,7 @@ class Published(NamedTuple):
         scores: by method and scale, a value for each metric that is reported.
         sizes: millions of parameters by method.
     """
-    scores: dict[tuple[str, float], dict[str, float]] = {}
+    scores: dict[tuple[str, AnyScale], dict[str, float]] = {}
     sizes: dict[str, float] = {}
 
 
@@ -28,7 +29,7 @@ def read_published(paths: list[str], source: str) -> Published:
         source: file that names them, for messages.
     """
     tables = read_yaml(PUBLISHED)
-    scores: dict[tuple[str, float], dict[str, float]] = {}
+    scores: dict[tuple[str, AnyScale], dict[str, float]] = {}
     sizes: dict[str, float] = {}
     for path in paths:
         name, _, part = str(path).partition('.')

@@ -3,7 +3,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from common.scales import scale_text
+from common.scales import AnyScale, scale_text
 from engine.evaluation.columns import COLUMNS, Column
 from engine.evaluation.measurement import Measurement
 from engine.evaluation.metrics import METRICS
@@ -25,7 +25,7 @@ def ranks(measurements: list[Measurement], metric: str) -> dict[tuple, int]:
     Equal values share a rank; where a single method was measured there is none.
     """
     described = METRICS.entries[metric]
-    columns: dict[tuple[str, float], dict[tuple, float]] = {}
+    columns: dict[tuple[str, AnyScale], dict[tuple, float]] = {}
     for measurement in measurements:
         value = measurement.scores.get(metric, math.nan)
         if not math.isnan(value):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from common.registry import Registry
+from common.scales import AnyScale
 from datasets.protocols import Protocol
 
 METRICS = Registry('metric')
@@ -38,7 +39,7 @@ class Metric(ABC):
     higher_is_better = True
     undefined = math.nan
 
-    def region(self, image: Tensor, protocol: Protocol, scale: float) -> Tensor:
+    def region(self, image: Tensor, protocol: Protocol, scale: AnyScale) -> Tensor:
         """What the metric sees of an image, (3, H, W) RGB in [0, 1]: by default what the protocol compares, (C, H', W')
         float64."""
         return protocol.compared(image, scale)
@@ -47,7 +48,7 @@ class Metric(ABC):
     def score(self, prediction: Tensor, target: Tensor) -> float:
         """The value for two regions of equal shape."""
 
-    def measure(self, prediction: Tensor, target: Tensor, protocol: Protocol, scale: float) -> float:
+    def measure(self, prediction: Tensor, target: Tensor, protocol: Protocol, scale: AnyScale) -> float:
         """The value for two images (3, H, W), RGB in [0, 1]. Raises: UserError when the protocol leaves nothing of them."""
         return self.score(*(self.region(image, protocol, scale) for image in (prediction, target)))
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from common.scales import AnyScale
 from datasets.protocols import Protocol
 from engine.evaluation.metrics.base import Metric, register
 from utils import ROOT, UserError
@@ -54,7 +55,7 @@ class LPIPS(Metric):
             raise UserError(f"-metrics lpips: missing: {'; '.join(missing)}")
         self.layers, self.channel_weights = _build(_read_weights(path), backbone or alexnet, path)
 
-    def region(self, image: Tensor, protocol: Protocol, scale: float) -> Tensor:
+    def region(self, image: Tensor, protocol: Protocol, scale: AnyScale) -> Tensor:
         return protocol.inside(image, scale).float()
 
     @torch.no_grad()
