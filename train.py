@@ -18,6 +18,7 @@ from engine.training.folder import choose_resume
 from engine.training.record import quiet_writer_thread
 from engine.training.trainer import Trainer
 from engine.yaml_files import to_yaml
+from utils import file_status
 
 BUSY = 'another process trains in this folder; wait until it has ended, or choose another -name'
 
@@ -48,6 +49,7 @@ def train(world: World) -> None:
             print(to_yaml(config), end='')
         return
     folder = Path('save') / (options.name or Path(options.config).stem)
+    file_status(folder)
     device = choose_device(options, world.local_rank, config.get('tf32', False))
     world.connect(device)
     pretrain = Path(options.pretrain) if options.pretrain else None

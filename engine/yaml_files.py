@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from utils import UserError, one_line, shortened
+from utils import UserError, file_status, one_line, shortened
 
 __all__ = ['MAX_BASES', 'apply_overrides', 'merge', 'plain', 'read_yaml', 'to_yaml']
 
@@ -48,6 +48,7 @@ def read_yaml(path: str | Path, children: tuple[Path, ...] = ()) -> dict:
     Args:
         children: the files that led to this one by their `base`.
     """
+    file_status(path)  # refuses links that lead to themselves, names that are too long or hold a NUL byte
     path = Path(path).resolve()
     if not path.is_file():
         raise UserError(f'{path}: no such config file')
@@ -57,7 +58,11 @@ def read_yaml(path: str | Path, children: tuple[Path, ...] = ()) -> dict:
         chain = ' → '.join(file.name for file in (*children, path))
         raise UserError(f'{children[0]}: base: expected at most {MAX_BASES} bases that follow one another, got {chain}; '
                         'move the keys of one of them into the file that names it')
-    config = parse(path.read_bytes(), str(path))
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from error
+    config = parse(text, str(path))
     if not isinstance(config, dict):
         raise UserError(f'{path}: expected a mapping of config keys, got {type(config).__name__}')
     if 'base' not in config:
@@ -75,7 +80,7 @@ def parse(text: str | bytes, source: str) -> object:
         values, levels = _extent(value, {})
     except RecursionError:
         values, levels = 0, MAX_LEVELS + 1
-    except (yaml.YAMLError, ValueError, TypeError) as error:  # also text that is no UTF-8, a 13th month, a list as a key
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:  # also !!bool maybe
         raise UserError(f'{source}: not valid YAML: {one_line(error)}') from error
     if levels > MAX_LEVELS:
         raise UserError(f'{source}: nested more than {MAX_LEVELS} levels deep')

@@ -9,7 +9,7 @@ from torch import Tensor
 from models import released
 from models.contract import DEFAULT_NORM, SRModel
 from models.registries import MODELS
-from utils import ROOT, UserError
+from utils import ROOT, UserError, file_status
 
 ZOO = ROOT / 'modelzoo'
 MAX_NUMBERS = 2 ** 31  # parameters and buffers of a network, 8 GiB in float32
@@ -20,6 +20,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bo
 
 def find(path: str | Path) -> Path:
     """A checkpoint file, or shipped weights by their short name: 'MSIT-S' is modelzoo/MSIT-S.pth."""
+    file_status(path)  # refuses names that are too long or hold a NUL byte
     shipped = ZOO / f'{path}.pth'
     return shipped if shipped.is_file() and not Path(path).exists() else Path(path)
 

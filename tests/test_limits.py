@@ -9,6 +9,7 @@ from helpers import message
 import models
 from common.ranges import AtMost
 from datasets.sampling import DrawSampler
+from engine.config import TRAIN_KEYS, load_config
 from engine.training.schedule import OPTIMIZERS
 from models.registries import MODELS
 from utils import RunError
@@ -146,3 +147,29 @@ def test_an_output_that_is_not_finite_is_no_image(tmp_path):
     path = damaged(tmp_path, lambda state: state.update({WEIGHT: torch.full_like(state[WEIGHT], 1e38)}))
     model = models.load(path)
     assert 'output is not finite' in message(model.upscale, torch.ones(1, 3, 6, 6), (9, 9), kind=RunError)
+
+
+# names and values that no file has
+
+@pytest.mark.parametrize('name', ['a\0b', 'n' * 5000, 'loop', 'loop/x'])
+@pytest.mark.parametrize('use', [models.load, lambda path: load_config(path, TRAIN_KEYS)], ids=['model', 'config'])
+def test_names_that_cannot_be_opened(tmp_path, name, use):
+    (tmp_path / 'loop').symlink_to(tmp_path / 'loop')
+    refused = message(use, f'{tmp_path}/{name}')
+    assert 'cannot be opened' in refused and len(refused) < 200
+
+
+@pytest.mark.parametrize('name', ['a\\0b', 'n' * 5000])
+def test_bases_that_cannot_be_opened(tmp_path, name):
+    path = tmp_path / 'config.yaml'
+    path.write_text(f'base: "{name}"')
+    assert 'cannot be opened' in message(load_config, path, TRAIN_KEYS)
+
+
+@pytest.mark.parametrize('value', [
+    '!!bool "maybe"', '!!int "x"', '!!float "x"', '!!timestamp "x"', '!!binary "x"', '!!omap {a: 1}', '!!null 3',
+    '!!set [1]', '!!python/object:os.system {}', '2026-13-01'])
+def test_values_that_are_not_of_their_tag(tmp_path, train_config, value):
+    path = tmp_path / 'config.yaml'
+    path.write_text(f'seed: {value}')
+    assert message(load_config, path, TRAIN_KEYS).startswith(f'{path}: ')
