@@ -1,6 +1,9 @@
 """A run's checkpoints, written and read, and the state that makes resuming exact."""
+import contextlib
 import os
 import random
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +30,22 @@ def write_checkpoint(path: str | Path, content: dict) -> None:
 
     Raises: RunError when the disk does not take it; the file that was there before is then intact.
     """
+    with _written(path) as temporary:
+        torch.save(content, temporary)
+
+
+def copy_checkpoint(source: Path, path: Path) -> None:
+    """Copies a checkpoint file atomically. Raises: RunError as `write_checkpoint`."""
+    with _written(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+@contextlib.contextmanager
+def _written(path: str | Path) -> Iterator[Path]:
+    """Yields the temporary file to write; brings it to the disk, then gives it its name."""
     with atomic_path(path) as temporary:
         try:
-            torch.save(content, temporary)
+            yield temporary
             with open(temporary, 'rb+') as file:
                 os.fsync(file.fileno())  # on the disk before it takes the place of the last one
         except (RuntimeError, OSError) as error:  # the first is what torch raises when the disk takes no more

@@ -3,6 +3,7 @@ import errno
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from launch import DEADLINE, Launcher
 
 import engine.checkpoint
 import train
+from engine.training.trainer import Trainer
 from utils import ROOT, RunError, atomic_path, remove_partial, write_text
 
 posix = pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are forked, file sizes limited')
@@ -61,6 +63,72 @@ def test_kill_amid_writing_a_checkpoint(lab, launcher):
     assert launcher.run(job(lab, 'run')) == 0
     assert not list(lab.save('run').glob('.*'))
     assert differences(lab.loaded('whole'), lab.loaded('run')) == []
+
+
+# killed between the files of an epoch
+
+BETWEEN = """
+import os, signal
+import utils
+original, renamed = os.replace, []
+
+def replace(source, target):
+    original(source, target)
+    if str(target).endswith('.pth'):
+        renamed.append(target)
+        if len(renamed) == COUNT:
+            os.kill(os.getpid(), signal.SIGKILL)
+utils.os.replace = replace
+run(train.main)
+"""
+
+
+@posix
+@pytest.mark.parametrize(('count', 'missing'), [
+    (1, ['epoch-1.pth', 'epoch-best.pth']), (2, ['epoch-1.pth']), (3, [])])
+def test_kill_between_the_files_of_an_epoch(lab, launcher, count, missing):
+    """What should have followed epoch-last.pth is written at the next start, with the same bits."""
+    lab.write_config(epoch_max=1)
+    assert launcher.run(job(lab, 'whole')) == 0
+    names = ['epoch-1.pth', 'epoch-best.pth', 'epoch-last.pth']
+    assert launcher.run(job(lab, 'run', BETWEEN.replace('COUNT', str(count)))) == -signal.SIGKILL
+    assert sorted(file.name for file in lab.save('run').glob('*.pth')) == [name for name in names if name not in missing]
+    assert launcher.run(job(lab, 'run')) == 0
+    for name in names:
+        assert differences(lab.loaded('whole', name), lab.loaded('run', name)) == []
+    lines = [line[20:] for line in lab.save('run', 'log.txt').read_text().splitlines()]
+    said = 'wrote epoch-best.pth and epoch-1.pth' if count == 1 else 'wrote epoch-1.pth'
+    expected = [f'{said}, which were missing since the run was stopped'] if missing else []
+    assert [line for line in lines if line.startswith('wrote')] == expected
+
+
+@pytest.mark.parametrize('damage', [Path.unlink, lambda file: os.truncate(file, 1000), 'epoch 1'])
+def test_the_best_of_another_epoch_is_replaced(lab, damage):
+    """The disk was full after the epoch-last.pth of a better epoch; what was the best before is still there, or damaged."""
+    scores = iter([{2: 20.0, 3: 30.0}, {2: 27.0, 3: 26.0}, {2: 27.0, 3: 27.0}])
+    lab.monkeypatch.setattr(Trainer, 'validate', lambda trainer: next(scores))
+    assert lab.train('run').status == 0
+    best = lab.save('run', 'epoch-best.pth')
+    assert lab.loaded('run', best.name)['epoch'] == 2
+    if damage == 'epoch 1':
+        shutil.copy(lab.save('run', 'epoch-1.pth'), best)
+    else:
+        damage(best)
+    assert lab.train('run', '-resume', 'auto').status == 0
+    assert differences(lab.loaded('run'), lab.loaded('run', best.name)) == []
+    before = hashes(lab.save('run'))['epoch-best.pth']
+    assert lab.train('run', '-resume', 'auto').status == 0
+    assert hashes(lab.save('run'))['epoch-best.pth'] == before
+
+
+def test_an_epoch_that_was_not_the_best_does_not_become_it(lab):
+    scores = iter([{2: 30.0, 3: 30.0}, {2: 27.0, 3: 26.0}])
+    lab.monkeypatch.setattr(Trainer, 'validate', lambda trainer: next(scores))
+    assert lab.train('run').status == 0
+    assert (lab.loaded('run')['best_epoch'], lab.loaded('run', 'epoch-best.pth')['epoch']) == (1, 1)
+    lab.save('run', 'epoch-best.pth').unlink()
+    assert lab.train('run', '-resume', 'auto').status == 0
+    assert not lab.save('run', 'epoch-best.pth').exists()
 
 
 # killed before the first epoch-last.pth

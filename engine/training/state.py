@@ -31,6 +31,7 @@ class RunState:
         loss_sum, lowered: over these iterations, on the device: the sum of the losses, float64, and how many of the batches
             were at a lowered scale, int64.
         best: the highest validation score so far, the mean PSNR over the scales.
+        best_epoch: the epoch after which it was reached; None before the first validation.
     """
 
     def __init__(self, *, config: dict, model: SRModel, device: torch.device, epoch_iterations: int,
@@ -45,6 +46,7 @@ class RunState:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.lowered = torch.zeros((), dtype=torch.int64, device=device)
         self.best = -math.inf
+        self.best_epoch: int | None = None
 
     @property
     def measured(self) -> SRModel:
@@ -94,9 +96,9 @@ class RunState:
         raw = {'raw': self.model.state_dict()} if self.average else {}
         save_checkpoint(
             path, self.measured, self.config['model'], **raw, epoch=self.epoch, batch=self.iteration, best=self.best,
-            global_batch=self.global_iteration, loss_sum=float(self.loss_sum), lowered=int(self.lowered),
-            random_state=random_state(self.device), config=self.config, scaler=self.scaler.state_dict(),
-            optimizer={**self.config['optimizer'], 'sd': self.optimizer.state_dict()})
+            best_epoch=self.best_epoch, global_batch=self.global_iteration, loss_sum=float(self.loss_sum),
+            lowered=int(self.lowered), random_state=random_state(self.device), config=self.config,
+            scaler=self.scaler.state_dict(), optimizer={**self.config['optimizer'], 'sd': self.optimizer.state_dict()})
 
     def restore(self, checkpoint: dict, source: str) -> None:
         """Continues exactly where `save` was called. A moving average that is new to the run starts from its weights.
@@ -111,7 +113,7 @@ class RunState:
         try:
             self.optimizer.load_state_dict(checkpoint['optimizer']['sd'])
             self.epoch, self.iteration = int(checkpoint['epoch']), int(checkpoint['batch'])
-            self.best = float(checkpoint['best'])
+            self.best, self.best_epoch = float(checkpoint['best']), checkpoint.get('best_epoch')  # younger than the others
             self.loss_sum.fill_(checkpoint['loss_sum'])
             self.lowered.fill_(checkpoint['lowered'])
             self.earlier_iterations = checkpoint['global_batch'] - self.run_iteration

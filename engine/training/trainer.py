@@ -12,7 +12,7 @@ from engine.checkpoint import read_run
 from engine.config import changes
 from engine.distributed import ALONE, World
 from engine.training.build import build_loader, build_model, build_network, build_validation_set
-from engine.training.folder import BEST, LAST
+from engine.training.folder import BEST, LAST, write_missing
 from engine.training.record import Pace, Record, versions
 from engine.training.state import RunState
 from engine.training.step import TrainingStep, Update
@@ -54,12 +54,15 @@ class Trainer:
             folder.mkdir(parents=True, exist_ok=True)
             remove_partial(folder)
             write_text(folder / 'config.yaml', to_yaml(config))
+        missed = write_missing(folder, checkpoint) if checkpoint and world.main and resume == folder / LAST else []
         self.record = Record(folder, active=world.main, purge_step=self.state.global_iteration + bool(checkpoint))
         self.validation = Validation(dataset=val_dataset, device=device, record=self.record,
                                      world=world) if val_dataset else None
         self.time_left = ''
         self.stop_requested = False
         self._log_start(checkpoint, resume)
+        if missed:
+            self.record.log(f'wrote {" and ".join(missed)}, which were missing since the run was stopped')
 
     def _log_start(self, checkpoint: dict | None, resume: Path | None) -> None:
         """Versions, the config, and what the run starts from."""
@@ -165,7 +168,7 @@ class Trainer:
         """Whether a validation has the highest score so far, which is then the one to beat."""
         best = bool(scores) and mean_score(scores) > self.state.best
         if best:
-            self.state.best = mean_score(scores)
+            self.state.best, self.state.best_epoch = mean_score(scores), self.state.epoch
         return best
 
     def save(self, name: str) -> None:
