@@ -23,7 +23,7 @@ def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
         busy: what the error says of a folder that another process has locked; None to wait for that process.
     Raises: UserError when another process holds the lock; OSError, a line that names the folder, when it cannot be locked.
     """
-    made = not folder.exists()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     lock = FileLock(folder / LOCK, timeout=-1 if busy is None else 0, poll_interval=POLL)
     try:
         with warnings.catch_warnings():
@@ -42,6 +42,6 @@ def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
         with contextlib.suppress(OSError):  # Windows removes no open file
             (folder / LOCK).unlink()  # while locked: a process that has opened it meanwhile sees that it is gone
         lock.release()
-        if made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        with contextlib.suppress(OSError):  # something was written
+            for place in made:
+                place.rmdir()

@@ -145,7 +145,7 @@ def test_two_trainings_of_one_name(lab, launcher, resume):
 def test_a_refused_training_leaves_no_folder(lab):
     assert lab.train('run', train_dataset={**lab.config['train_dataset'], 'dataset': {
         'name': 'image-folder', 'args': {'root_path': 'nowhere'}}}).status == 2
-    assert not lab.save('run').exists()
+    assert not (lab.folder / 'save').exists()
 
 
 def test_a_training_is_free_again_after_an_error(lab):

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from engine.checkpoint import random_state, restore_random_state, save_checkpoint
 from engine.training.ema import MovingAverage
+from engine.training.ranges import RunStateError, check_numbers, checked_optimizer
 from engine.training.schedule import OPTIMIZERS, parameter_groups
 from engine.yaml_files import plain
 from models.checkpoint import load_state
 from models.contract import SRModel
 from models.released import translate
-from utils import RunError, UserError
+from utils import RunError, UserError, shortened
 
 
 class RunState:
@@ -111,17 +112,21 @@ class RunState:
             load_state(self.average.model, measured, source)
         self._refuse_other_optimizer(checkpoint, source)
         try:
-            self.optimizer.load_state_dict(checkpoint['optimizer']['sd'])
-            self.epoch, self.iteration = int(checkpoint['epoch']), int(checkpoint['batch'])
-            self.best, self.best_epoch = float(checkpoint['best']), checkpoint.get('best_epoch')  # younger than the others
+            check_numbers(checkpoint, self.epoch_iterations)
+            self.epoch, self.iteration = checkpoint['epoch'], checkpoint['batch']
+            self.optimizer.load_state_dict(checked_optimizer(
+                checkpoint['optimizer'].get('sd'), self.optimizer, self.config['optimizer'],
+                complete=self.run_iteration > 0 and not self.model.may_idle))
+            self.best, self.best_epoch = float(checkpoint['best']), checkpoint.get('best_epoch')
             self.loss_sum.fill_(checkpoint['loss_sum'])
             self.lowered.fill_(checkpoint['lowered'])
             self.earlier_iterations = checkpoint['global_batch'] - self.run_iteration
             if self.scaler.is_enabled() and checkpoint.get('scaler'):  # empty where the run had another precision
                 self.scaler.load_state_dict(checkpoint['scaler'])
             restore_random_state(checkpoint['random_state'], self.device)
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-            raise UserError(f'{source}: its run state is damaged or of another program ({error!r}); it cannot be resumed, '
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+            reason = str(error) if isinstance(error, RunStateError) else shortened(repr(error), quotes=False)
+            raise UserError(f'{source}: its run state is damaged or of another program ({reason}); it cannot be resumed, '
                             'but -pretrain can start from its weights') from error
 
     def _refuse_other_optimizer(self, checkpoint: dict, source: str) -> None:

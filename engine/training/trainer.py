@@ -2,6 +2,7 @@
 
 The run folder holds the resolved config.yaml, log.txt, tensorboard/, epoch-last.pth, epoch-best.pth and epoch-N.pth.
 """
+import math
 import signal
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from engine.config import changes
 from engine.distributed import ALONE, World
 from engine.training.build import build_loader, build_model, build_network, build_validation_set
 from engine.training.folder import BEST, LAST, write_missing
+from engine.training.ranges import MOST_DB
 from engine.training.record import Pace, Record, versions
 from engine.training.state import RunState
 from engine.training.step import TrainingStep, Update
@@ -166,9 +168,10 @@ class Trainer:
 
     def is_best(self, scores: dict[float, float]) -> bool:
         """Whether a validation has the highest score so far, which is then the one to beat."""
-        best = bool(scores) and mean_score(scores) > self.state.best
+        score = min(mean_score(scores), MOST_DB) if scores else -math.inf
+        best = score > self.state.best
         if best:
-            self.state.best, self.state.best_epoch = mean_score(scores), self.state.epoch
+            self.state.best, self.state.best_epoch = score, self.state.epoch
         return best
 
     def save(self, name: str) -> None:
