@@ -1,4 +1,4 @@
-"""Numbers that people give, in specs, config keys and options: whole, finite and not too large."""
+"""Numbers that people and files give, in specs, config keys, options, states: finite and not too large."""
 import argparse
 import math
 import re
@@ -10,6 +10,21 @@ from utils import shortened
 
 LARGEST = 10 ** 9   # of any number without a limit of its own
 LONGEST = 10 ** 4   # most items of a list of arguments
+
+
+class Range(NamedTuple):
+    """The numbers from `lowest` to `highest`, whole ones alone where `whole`."""
+    lowest: float
+    highest: float
+    whole: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+            return False
+        return self.lowest <= value <= self.highest
+
+    def __str__(self) -> str:
+        return f'a {"whole " if self.whole else ""}number from {self.lowest:,} to {self.highest:,}'
 
 
 class AtMost(NamedTuple):

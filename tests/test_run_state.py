@@ -8,8 +8,8 @@ from helpers import message
 from lab import one_error_line
 
 import models
+from common.ranges import Range
 from engine.training.muon import Muon
-from engine.training.ranges import Range
 from engine.training.state import RunState
 
 CPU = torch.device('cpu')

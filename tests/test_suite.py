@@ -212,7 +212,11 @@ def test_what_changed_is_measured_anew(place, measured):
     lambda text: text.replace('"psnr"', '"pnsr"'), lambda text: text.replace('"scale": 2.0', '"scale": "2"').replace(
         '"scale": 3.0', '"scale": null'), lambda text: text.replace('"name": "two.png"', '"nam": "two.png"'),
     lambda text: text.replace('"images": 2', '"images": 3'), lambda text: text.replace('"ssim": ', '"ssim": true, "x": '),
-    lambda text: '[' * 200_000,
+    lambda text: '[' * 200_000, lambda text: '{"rows": ' * 900 + '1' + '}' * 900, lambda text: '', lambda text: '\0' * 100,
+    lambda text: 'null', lambda text: text.replace('"params": 0', '"params": 1e999'),
+    lambda text: text.replace('"images": 2', '"images": 2, "more": ' + '[' * 700 + ']' * 700),
+    lambda text: text.replace('"name": "two.png"', '"name": "two.png", "more": {"x": 1}'),
+    lambda text: text.replace('"images": 2', '"images": 1').replace('{\n     "name": "one.png"', '{"x": 1}, {"name": "x"'),
 ])
 def test_damaged_results_are_measured_anew(place, measured, damage):
     first = compare().rows()
@@ -223,6 +227,22 @@ def test_damaged_results_are_measured_anew(place, measured, damage):
     assert json.loads(path.read_text()).keys() == json.loads(whole).keys()
     compare()
     assert len(measured) == 4
+
+
+def test_rows_with_wrong_values_are_dropped(place, measured):
+    """Each has one wrong value, and is of another set, so that it would otherwise be kept and shown in results.md."""
+    compare()
+    path = Path('test/bicubic/results.json')
+    kept = json.loads(path.read_text())
+    values = ['1e999', '-1e30', '1' + '0' * 400, 'NaN', 'true', '{"a": 1}', '[3]', '"a\\nb"', '"\\ud800"']
+    wrong = [json.dumps({**kept['rows'][0], 'dataset': 'Other', key: '@'}).replace('"@"', value) for value in values
+             for key in (*kept['rows'][0], 'further')]
+    assert len(wrong) == 9 * 14
+    right = json.dumps({**kept['rows'][0], 'dataset': 'Right'})
+    path.write_text(json.dumps({**kept, 'rows': '@'}).replace('"@"', f'[{", ".join([*wrong, right])}]'))
+    compare()
+    assert measured == [2.0, 3.0] * 2
+    assert [row['dataset'] for row in json.loads(path.read_text())['rows']] == ['Right', 'Mini', 'Mini']
 
 
 def timeless(rows: list[dict]) -> list[dict]:

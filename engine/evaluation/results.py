@@ -2,13 +2,13 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.locks import locked
+from common.ranges import Range
 from common.scales import AnyScale, is_scale
 from datasets.evaluation import Evaluation
 from engine.evaluation.candidates import Candidate
@@ -16,9 +16,12 @@ from engine.evaluation.evaluate import format_table, plain_numbers
 from engine.evaluation.metrics import METRICS
 from utils import write_text
 
-KINDS: dict[str, Any] = {'model': str, 'dataset': str, 'scale': (Real, str), 'protocol': str, 'lr': str, 'images': int,
-                         'seconds_per_image': Real, 'per_image': list, 'peak_memory': (int, type(None)), 'measured_on': str}
-
+TEXTS = ('model', 'dataset', 'protocol', 'lr', 'measured_on')
+NUMBERS = {'images': Range(1, 10 ** 9, True), 'seconds_per_image': Range(0.0, 1e9),
+           'peak_memory': Range(0, 2 ** 60, True)}
+SCALE = Range(1.0, 1e9)
+SCORE = Range(-1e6, 1e6)
+LONGEST = 1000  # characters of a text
 BUSY = 'another process measures into this folder; wait until it has ended, or choose another -name'
 
 
@@ -55,7 +58,8 @@ class Results:
         """The kept row of this very evaluation with all these metrics, if there is one."""
         place = (dataset.name, scale, dataset.fingerprint(scale))
         return next((row for row in self.rows if (row['dataset'], row['scale'], row['measured_on']) == place
-                     and (self.reuse or row.get('code') == self.code) and set(metrics) <= row.keys()), None)
+                     and (self.reuse or row.get('code') == self.code) and set(metrics) <= row.keys()
+                     and row['images'] == len(dataset)), None)
 
     def add(self, row: dict) -> None:
         """Keeps a row, which replaces an older one of the same set and scale.
@@ -67,7 +71,7 @@ class Results:
         place = (row['dataset'], row['scale'])
         index = places.index(place) if place in places else len(places)
         for older in self.rows[index:index + 1]:
-            if (older['measured_on'], older.get('code')) == (row['measured_on'], row['code']):
+            if all(older.get(key) == row[key] for key in ('measured_on', 'code', 'images')):
                 row = _merged(older, row)
         self.rows[index:index + 1] = [row]
         text = json.dumps(plain_numbers({**self.header, 'rows': self.rows}), indent=1)
@@ -75,8 +79,9 @@ class Results:
         write_text(self.folder / 'results.md', format_table(self.rows) + '\n')
 
     def _read(self) -> list[dict]:
+        file = self.folder / 'results.json'
         try:
-            kept = json.loads((self.folder / 'results.json').read_text(encoding='utf-8'))
+            kept = json.loads(file.read_text(encoding='utf-8')) if file.is_file() else None
         except (OSError, ValueError, RecursionError):  # there is none, or it is damaged
             return []
         if not isinstance(kept, dict) or any(kept.get(key) != value for key, value in self.header.items()):
@@ -85,19 +90,33 @@ class Results:
         return [_with_undefined(row) for row in rows if _is_row(row)] if isinstance(rows, list) else []
 
 
-def _is_row(row: object) -> bool:
-    """Whether a value of results.json is a complete row."""
-    if not isinstance(row, dict) or not all(isinstance(row.get(key, ...), kind) for key, kind in KINDS.items()):
+def _is_row(row: Any) -> bool:
+    """Whether a value of results.json is a complete row, with nothing in it that the program cannot have written."""
+    if not isinstance(row, dict) or not isinstance(row.get('per_image'), list):
         return False
     images = row['per_image']
-    if not is_scale(row['scale']):
-        return False
-    return (len(images) == row['images'] and all(isinstance(image, dict) and 'name' in image for image in images)
-            and all(_is_score(scores.get(name, ...)) for name in _metrics_of(row) for scores in (row, *images)))
+    scores = {key: value for key, value in row.items() if key not in (*TEXTS, *NUMBERS, 'scale', 'per_image', 'code')}
+    scale = row.get('scale')
+    return (is_scale(scale) and (isinstance(scale, str) or scale in SCALE)
+            and all(_is_text(row.get(key)) for key in TEXTS) and ('code' not in row or _is_text(row['code']))
+            and all(row.get(key) in allowed or (key, row.get(key, '')) == ('peak_memory', None)
+                    for key, allowed in NUMBERS.items())
+            and len(images) == row['images'] and all(map(_is_image, images)) and all(map(_is_score, scores.values()))
+            and all(name in image for name in _metrics_of(row) for image in images))
+
+
+def _is_image(scores: object) -> bool:
+    """Whether a value is the name of an image with its scores."""
+    return (isinstance(scores, dict) and isinstance(scores.get('name'), str)
+            and all(_is_score(value) for key, value in scores.items() if key != 'name'))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST and value.isprintable()
 
 
 def _is_score(value: object) -> bool:
-    return value is None or (isinstance(value, Real) and not isinstance(value, bool))
+    return value is None or value in SCORE
 
 
 def _metrics_of(row: dict) -> list[str]:

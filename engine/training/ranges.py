@@ -1,11 +1,12 @@
 """What the numbers of a run's state may be, checked before a run continues from a file."""
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from common.ranges import Range
 from engine.training.muon import Muon
 from engine.training.schedule import OPTIMIZERS
 from models.checkpoint import dense_shape
@@ -15,21 +16,6 @@ MOST_DB = 1000.0  # highest score of a validation: identical images have an infi
 COUNT = 10 ** 9  # most epochs, and most steps of an optimiser
 HUGE = 1e30  # no number of an optimiser's state is as large
 NOT_NEGATIVE = ('exp_avg_sq', 'max_exp_avg_sq', 'square')  # averages of squares, in the optimisers' names
-
-
-class Range(NamedTuple):
-    """The numbers from `lowest` to `highest`, whole ones alone where `whole`."""
-    lowest: float
-    highest: float
-    whole: bool = False
-
-    def __contains__(self, value: object) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
-            return False
-        return self.lowest <= value <= self.highest
-
-    def __str__(self) -> str:
-        return f'a {"whole " if self.whole else ""}number from {self.lowest:,} to {self.highest:,}'
 
 
 SCALER = {'scale': Range(1e-30, 2.0 ** 64), 'growth_factor': Range(1.0, 1000.0), 'backoff_factor': Range(1e-3, 1.0),
