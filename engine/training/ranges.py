@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.ranges import Range
-from engine.training.muon import Muon
-from engine.training.schedule import OPTIMIZERS
 from models.checkpoint import dense_shape
 from utils import UserError, shortened
 
@@ -64,14 +62,13 @@ def _check_random(state: Any) -> None:
         _check({'normal': python[2]}, 'normal', Range(-100.0, 100.0), 'random_state.python.')
 
 
-def checked_optimizer(state: Any, optimizer: torch.optim.Optimizer, spec: dict, complete: bool) -> dict:
+def checked_optimizer(state: Any, optimizer: torch.optim.Optimizer, complete: bool) -> dict:
     """The state of an optimiser as `optimizer.load_state_dict` takes it: running averages, counts and learning rates.
 
     All other settings are those of `optimizer`, which the config gives.
 
     Args:
         state: of a checkpoint.
-        spec: that `optimizer` was made from.
         complete: every parameter must have its averages; not so before the first iteration, or where parts may idle.
     Raises: RunStateError.
     """
@@ -84,7 +81,7 @@ def checked_optimizer(state: Any, optimizer: torch.optim.Optimizer, spec: dict, 
     for group in groups:
         _check(group, 'lr', Range(0.0, 1e6), 'optimizer.sd.param_groups.')
     parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
-    required = _required(optimizer, spec)
+    required = _required(optimizer)
     for index, parameter in enumerate(parameters):
         entry, path = entries.get(index), f'optimizer.sd.state[{index}]'
         if entry is None and not (complete and required):
@@ -97,15 +94,14 @@ def checked_optimizer(state: Any, optimizer: torch.optim.Optimizer, spec: dict, 
     return {'state': entries, 'param_groups': [{**mine, 'lr': group['lr']} for mine, group in zip(own, groups)]}
 
 
-def _required(optimizer: torch.optim.Optimizer, spec: dict) -> set[str]:
-    """What the optimiser keeps for each parameter after a step. Muon starts afresh what is missing."""
-    if isinstance(optimizer, Muon):
-        return set()
-    example = nn.Parameter(torch.zeros(1, device=optimizer.param_groups[0]['params'][0].device))
-    example.grad = torch.zeros_like(example)
-    fresh = OPTIMIZERS.make(spec, 'optimizer', params=[example])
-    fresh.step()
-    return set(fresh.state[example])
+def _required(optimizer: torch.optim.Optimizer) -> set[str]:
+    """What an optimiser of PyTorch keeps for each parameter after a step. Muon starts afresh what is missing."""
+    defaults = optimizer.defaults
+    if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+        return {'step', 'exp_avg', 'exp_avg_sq', *(['max_exp_avg_sq'] if defaults['amsgrad'] else [])}
+    if isinstance(optimizer, torch.optim.SGD) and defaults['momentum']:
+        return {'momentum_buffer'}
+    return set()
 
 
 def _check_average(entry: dict, name: object, shape: torch.Size, path: str) -> None:

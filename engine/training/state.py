@@ -115,7 +115,7 @@ class RunState:
             check_numbers(checkpoint, self.epoch_iterations)
             self.epoch, self.iteration = checkpoint['epoch'], checkpoint['batch']
             self.optimizer.load_state_dict(checked_optimizer(
-                checkpoint['optimizer'].get('sd'), self.optimizer, self.config['optimizer'],
+                checkpoint['optimizer'].get('sd'), self.optimizer,
                 complete=self.run_iteration > 0 and not self.model.may_idle))
             self.best, self.best_epoch = float(checkpoint['best']), checkpoint.get('best_epoch')
             self.loss_sum.fill_(checkpoint['loss_sum'])
