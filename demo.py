@@ -15,7 +15,8 @@ from tqdm import tqdm
 import models
 from common.cli import Parser, choose_device, run
 from common.ranges import real_number, whole_number
-from engine.upscaling import MAX_PIXELS, Size, plan, upscale_file
+from engine.upscaling import Size, plan, upscale_file
+from imaging import MAX_PIXELS
 from utils import ROOT, RunError, UserError, printable, shortened
 
 MAX_SIDE = 10 ** 12  # of sizes that are read; an image is then refused by its number of pixels

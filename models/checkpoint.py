@@ -2,12 +2,14 @@
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models import released
 from models.contract import DEFAULT_NORM, SRModel
+from models.pickles import as_protocol_2
 from models.registries import MODELS
 from utils import ROOT, UserError, file_status
 
@@ -38,7 +40,7 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # torch's hints about unusual files; the errors below are clearer
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+            checkpoint = _load_plain(path)
     except Exception as error:  # a damaged or foreign file makes torch raise anything
         if isinstance(error, pickle.UnpicklingError) and 'global' in str(error).lower():
             raise UserError(f'{path}: not opened, because it carries more than tensors and plain values') from error
@@ -46,6 +48,20 @@ def read_checkpoint(path: str | Path) -> dict:
     if not has_layout(checkpoint):
         raise UserError(f"{path}: expected a checkpoint {{'model': {{'name', 'args', 'sd'}}, …}} of this family of programs")
     return checkpoint
+
+
+def _load_plain(path: Path) -> Any:
+    """The content of a file of tensors and plain values, of any protocol of pickle. Raises what torch raises."""
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError:
+        try:
+            translated = as_protocol_2(path)
+        except Exception:  # damaged, or of another kind: the first error says more
+            translated = None
+        if translated is None:
+            raise
+        return torch.load(translated, map_location='cpu', weights_only=True)
 
 
 def has_layout(checkpoint: object) -> bool:

@@ -1,4 +1,5 @@
 """Numbers without bounds, networks without bounds, and damaged or foreign tensors are refused in one line, and fast."""
+import os
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from common.ranges import AtMost
 from datasets.sampling import DrawSampler
 from engine.config import TRAIN_KEYS, load_config
 from engine.training.schedule import OPTIMIZERS
+from models.checkpoint import read_checkpoint
 from models.registries import MODELS
 from utils import RunError
 
@@ -173,3 +175,29 @@ def test_values_that_are_not_of_their_tag(tmp_path, train_config, value):
     path = tmp_path / 'config.yaml'
     path.write_text(f'seed: {value}')
     assert message(load_config, path, TRAIN_KEYS).startswith(f'{path}: ')
+
+
+# protocols of pickle
+
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
+def test_intact_files_of_every_protocol_open(tmp_path, protocol):
+    made, path, note = models.make(MSIT), tmp_path / 'file.pth', ['torch', 'x' * 300, (1, 2.5, None, True), 2 ** 70]
+    torch.save({'model': {**MSIT, 'sd': made.state_dict()}, 'note': note}, path, pickle_protocol=protocol)
+    loaded = models.load(path).state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in made.state_dict().items())
+    assert read_checkpoint(path)['note'] == note
+
+
+class Stranger:
+    """Runs a command when a pickle of it is opened without care."""
+
+    def __reduce__(self):
+        return os.mkdir, ('opened',)
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
+def test_no_protocol_runs_code(tmp_path, monkeypatch, protocol):
+    monkeypatch.chdir(tmp_path)
+    torch.save({'model': {**MSIT, 'sd': {}}, 'x': Stranger()}, 'file.pth', pickle_protocol=protocol)
+    assert 'carries more than tensors' in message(models.load, 'file.pth')
+    assert not (tmp_path / 'opened').exists()
