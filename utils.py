@@ -105,7 +105,8 @@ def file_status(path: str | Path) -> os.stat_result | None:
         return None
     except (OSError, ValueError) as error:
         reason = getattr(error, 'strerror', None) or error
-        raise UserError(f'{shortened(str(path), quotes=False)}: cannot be opened ({reason})') from error
+        name = printable(path) if len(str(path)) <= 255 and '\0' not in str(path) else shortened(str(path), quotes=False)
+        raise UserError(f'{name}: cannot be opened ({reason})') from error
 
 
 @contextlib.contextmanager

@@ -180,7 +180,7 @@ def test_blocks_of_a_finer_grid_make_the_whole_one(monkeypatch):
     ({'imnet_num': 2}, 'imnet_num and conv_num must be the same number'), ({'local_attn': False}, 'local_attn true'),
     ({'imnet_num': 0, 'conv_num': 0}, 'at least 1'), ({'base_dim': 0}, 'base_dim >= 1'), ({'r': -1}, 'r >= 0'),
     ({'head': 3}, '8 channels cannot be split evenly among 3 heads'), ({'scale_base': 1}, 'scale_base is 1'),
-    ({'scale_base': math.nan}, 'scale_base is nan')])
+    ({'scale_base': math.nan}, 'scale_base: expected a finite number, got nan')])
 def test_wrong_arguments_are_refused(args, fragment):
     with assert_user_error(fragment):
         models.make({'name': 'clit', 'args': {**tiny_decoder(), **args}})

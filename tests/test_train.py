@@ -429,7 +429,7 @@ def test_parts_of_the_network_have_separate_learning_rates(lab):
 def test_exploding_learning_rate_stops_the_run(lab):
     assert lab.train('run', epoch_max=1, lr_schedule=None).status == 0
     before = hashes(lab.save('run'))
-    done = lab.train('run', '-resume', 'auto', lr_schedule=None, optimizer={'name': 'adam', 'args': {'lr': 1e30}})
+    done = lab.train('run', '-resume', 'auto', lr_schedule=None, optimizer={'name': 'adam', 'args': {'lr': 1e4}})
     assert done.status == 1 and one_error_line(done, 'loss', 'epoch 2, iteration 2')
     assert checkpoints_of(hashes(lab.save('run'))) == checkpoints_of(before)
 
