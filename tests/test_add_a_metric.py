@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / 'docs/tables.md').read_text(encoding='utf-8')
 
 
+@pytest.mark.slow
 def test_page(tmp_path):
     for name in ('common', 'imaging', 'models', 'datasets', 'engine'):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__'))

@@ -829,6 +829,7 @@ def test_one_line_from_a_real_process(place):
     assert done.stderr.count('\n') == 1 and done.stderr.startswith('error: nowhere.png')
 
 
+@pytest.mark.slow
 def test_benchmark_and_its_silence_in_a_real_process(sets):
     """Every line of stdout belongs to the table, and nothing is on stderr: the commands can be piped."""
     done = subprocess.run([sys.executable, ROOT / 'test.py', '-config', 'other.yaml', '-model', 'bicubic', '-device', 'cpu'],

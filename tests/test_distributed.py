@@ -125,6 +125,7 @@ def write_cases(lab: Lab) -> None:
         lab.write_config(**{**SGD, **change, 'model': model, 'train_dataset': data}).rename(lab.folder / f'{name}.yaml')
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_are_those_of_one_process(lab):
     """To rounding, with batch norm in evaluation mode and in training mode, also where a process has no sample."""
     write_cases(lab)
@@ -208,6 +209,7 @@ def test_second_stage_needs_its_start_in_the_first_process_alone(lab):
     assert distance(lab.loaded('second'), loaded(lab, 'second')) < 1e-5
 
 
+@pytest.mark.slow
 def test_validation_is_shared(lab):
     """Each process upscales a part of the images, and both end with all rows in order."""
     config = lab.config['val_dataset']

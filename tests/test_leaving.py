@@ -33,6 +33,7 @@ def wait_for_torch(process: subprocess.Popen) -> None:
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize('command', [
     'demo', 'export', *(pytest.param(name, marks=pytest.mark.slow) for name in ('test', 'train'))])
+@pytest.mark.slow
 def test_a_signal_amid_imports(tmp_path, command, number):
     process = start(COMMANDS[command], tmp_path)
     wait_for_torch(process)
@@ -50,6 +51,7 @@ def test_a_signal_amid_work(tmp_path, number):
     assert (process.returncode, out, err) == (130, '', 'interrupted\n')
 
 
+@pytest.mark.slow
 def test_an_ignored_signal_stays_ignored(tmp_path):
     code = ('import os, signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom common.start import guard\nguard()\n'
             'from common.cli import run\nrun(lambda: os.kill(os.getpid(), signal.SIGINT))')
@@ -63,14 +65,16 @@ PRINTS = ('from common.start import guard\nguard()\nimport os, sys\nfrom tqdm im
 
 
 @pytest.mark.parametrize(('encoding', 'text'), [
-    ('ascii', '4?4 ? 8?8'), ('cp1252', '4×4 ? 8×8'), ('latin-1', '4×4 ? 8×8'), ('utf-8', '4×4 → 8×8')])
+    ('ascii', '4?4 ? 8?8'), *(pytest.param(encoding, text, marks=pytest.mark.slow) for encoding, text in (
+        ('cp1252', '4×4 ? 8×8'), ('latin-1', '4×4 ? 8×8'), ('utf-8', '4×4 → 8×8')))])
 def test_streams_that_cannot_write_every_character(tmp_path, encoding, text):
     process = subprocess.run([sys.executable, '-c', PRINTS], cwd=tmp_path, capture_output=True, timeout=WAIT,
                              env={**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONIOENCODING': encoding})
     assert (process.returncode, process.stdout.decode(encoding)) == (0, f'{text}\n{text}\n')
 
 
-@pytest.mark.parametrize('closed', ['>&-', '2>&-', '>&- 2>&-', '<&- >&- 2>&-'])
+@pytest.mark.parametrize('closed', ['2>&-', *(pytest.param(closed, marks=pytest.mark.slow) for closed in (
+    '>&-', '>&- 2>&-', '<&- >&- 2>&-'))])
 def test_closed_streams(tmp_path, closed):
     """A file must not take the number of a closed stream: what is printed would end up in it."""
     shell = f'"{sys.executable}" -c "$PRINTS" {closed}'
@@ -81,6 +85,7 @@ def test_closed_streams(tmp_path, closed):
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
+@pytest.mark.slow
 def test_a_full_disk_behind_stdout_is_one_line(tmp_path):
     process = subprocess.run(['sh', '-c', f'"{sys.executable}" -c "$PRINTS" > /dev/full'], cwd=tmp_path, capture_output=True,
                              timeout=WAIT, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT), 'PRINTS': PRINTS})

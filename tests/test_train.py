@@ -197,6 +197,7 @@ def train_struck(lab, name: str, action: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize('number', slow_except(['SIGTERM'], ['SIGINT', 'SIGTERM']))
+@pytest.mark.slow
 def test_signal_to_the_whole_group(lab, number):
     """Terminals and batch systems signal the data loader's workers too: the step is finished and saved all the same."""
     lab.write_config(train_dataset={**lab.with_workers(2), 'epoch_batches': 40})
@@ -462,6 +463,7 @@ def test_weights_that_blew_up_are_not_saved(lab):
 
 # data
 
+@pytest.mark.slow
 def test_damaged_training_image_is_named_in_one_line(lab):
     file = lab.folder / 'data/images/2.jpg'                                      # its header stays readable
     with Image.open(file.with_suffix('.png')) as image:

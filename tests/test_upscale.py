@@ -792,7 +792,8 @@ def plan_blocks_by_memory_alone(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize('args, scale', [
-    ({}, 1), ({}, 2), ({'fem': 'none', 'attention': 'conventional'}, 1.5), ({'radius': 2}, 3)])
+    ({}, 1), ({}, 2), pytest.param({'fem': 'none', 'attention': 'conventional'}, 1.5, marks=pytest.mark.slow),
+    pytest.param({'radius': 2}, 3, marks=pytest.mark.slow)])
 def test_upscale_stays_within_its_memory(monkeypatch, args, scale):
     """All tensors at once, the result aside, from many regions to the whole image."""
     plan_blocks_by_memory_alone(monkeypatch)
