@@ -166,6 +166,7 @@ def distance(a: dict, b: dict) -> float:
     return max((value - others[key]).abs().max().item() for key, value in weights.items())
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_one_process_and_has_one_writer(lab):
     """Also when it is resumed: by one process after two, and by two after one."""
     sgd = {**SGD, 'train_dataset': {**lab.config['train_dataset'], 'batch_size': 3}}

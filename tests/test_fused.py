@@ -32,6 +32,7 @@ def run_python(*words: str, **environment: str) -> subprocess.CompletedProcess:
 @needs_triton
 @pytest.mark.parametrize('chosen, least', [
     ('both_paths or share or 16_bit', 4), pytest.param('test', 25, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_kernels_through_the_interpreter(chosen, least):
     """In a separate process: Triton decides once, when it is imported, whether kernels are compiled or interpreted."""
     done = run_python('-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-k', chosen, 'tests/fused_checks.py',

@@ -53,6 +53,7 @@ run(train.main)
 
 
 @posix
+@pytest.mark.slow
 def test_kill_amid_writing_a_checkpoint(lab, launcher):
     """The half-written file is neither taken for a checkpoint nor kept."""
     lab.write_config(save_every=1, val_dataset=None, epoch_save=None)

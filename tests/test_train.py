@@ -207,6 +207,7 @@ def test_signal_to_the_whole_group(lab, number):
     assert lab.loaded('run')['batch'] == 5
 
 
+@pytest.mark.slow
 def test_killed_run_continues_from_its_last_checkpoint(lab):
     assert lab.train('whole', epoch_max=3).status == 0
     killed = train_struck(lab, 'killed', 'os.kill(os.getpid(), signal.SIGKILL)')
