@@ -74,7 +74,9 @@ def test_the_children_of_a_killed_process_hold_no_lock(tmp_path, launcher):
     launcher.finish(process)
     try:
         with locked(tmp_path / 'folder', 'in use'):
-            pass
+            (tmp_path / 'folder/result').touch()
+            os.kill(int((tmp_path / 'child').read_text()), 0)  # raises when the child is gone: it lives, without the lock
+        assert [file.name for file in (tmp_path / 'folder').iterdir()] == ['result']
     finally:
         os.kill(int((tmp_path / 'child').read_text()), signal.SIGKILL)
 

@@ -137,7 +137,10 @@ def test_right_ones_are_restored(content, tiny_msit):
                                   put('scaler', SCALER), put('batch', ITERATIONS), put('loss_sum', -3.5)])
 def test_unusual_ones_are_restored(content, tiny_msit, edit):
     edit(content)
-    made_state(tiny_msit).restore(content, 'run.pth')
+    state = made_state(tiny_msit)
+    state.restore(content, 'run.pth')
+    assert (state.epoch, state.iteration) == (content['epoch'], content['batch'])
+    assert (state.best, float(state.loss_sum)) == (content['best'], content['loss_sum'])
 
 
 @pytest.mark.parametrize('optimizer', [
@@ -182,7 +185,9 @@ def test_muon_starts_missing_averages_afresh(tiny_msit, tmp_path):
 
 def test_before_the_first_iteration_there_are_no_averages(tiny_msit, tmp_path):
     made_state(tiny_msit).save(tmp_path / 'start.pth')
-    made_state(tiny_msit).restore(torch.load(tmp_path / 'start.pth', weights_only=True), 'start.pth')
+    state = made_state(tiny_msit)
+    state.restore(torch.load(tmp_path / 'start.pth', weights_only=True), 'start.pth')
+    assert not state.optimizer.state and (state.epoch, state.iteration) == (0, 0)
 
 
 def test_the_command_refuses_in_one_line(lab):

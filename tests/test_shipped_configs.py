@@ -54,7 +54,8 @@ def test_configs_of_documented_commands(line):
             options[next(reversed(options))].append(word)
     for file in options.get('-config', []):
         keys = TRAIN_KEYS if words[0] == 'train.py' else SUITE_KEYS if 'paper-' in file else TEST_KEYS
-        load_config(ROOT / file, keys, options.get('-set', ()))
+        config = load_config(ROOT / file, keys, options.get('-set', ()))
+        assert {name for name, key in keys.items() if key.required} <= config.keys() <= keys.keys()
 
 
 def test_every_key_is_documented():
