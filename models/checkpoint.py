@@ -80,7 +80,7 @@ def build(checkpoint: dict, source: str) -> SRModel:
     outline = _outline(spec, f'{source}: model')
     if outline is not None:  # a small file cannot claim a large network
         _check_shapes(outline, state, source)
-    model = make(spec, path=f'{source}: model')
+    model = MODELS.make(spec, f'{source}: model')
     try:
         model.data_norm = checkpoint.get('data_norm', DEFAULT_NORM)
     except UserError as error:
