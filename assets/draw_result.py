@@ -5,10 +5,14 @@
 import sys
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
-
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the project is not installed
+
+if __name__ == '__main__':  # first, for signals amid the other imports
+    from common.start import guard
+    guard()
+
+from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
 import models  # noqa: E402
 from common.arrays import to_tensor  # noqa: E402

@@ -3,6 +3,10 @@
 `direct` and `direct, channels last` are PyTorch's convolution in its two memory layouts, `spectra` is fft_conv2d of
 models/msit/conv.py. A form that takes ten times as long as the quickest one forward is not timed backward.
 """
+if __name__ == '__main__':  # first, for signals amid the other imports
+    from common.start import guard
+    guard()
+
 import statistics
 import time
 from collections.abc import Callable

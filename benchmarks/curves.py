@@ -5,6 +5,10 @@
 One line a run, named after its folder: the mean PSNR over the scales of its validation set against the iterations since
 the start of its first stage.
 """
+if __name__ == '__main__':  # first, for signals amid the other imports
+    from common.start import guard
+    guard()
+
 from pathlib import Path
 from statistics import fmean
 

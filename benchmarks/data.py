@@ -7,6 +7,10 @@ of 48×48, s ~ U(1, 4), 2304 queries, batches of 32. Both ways cut the same samp
 cache, so reading from a disk is not part of either. Then a config is trained on crops of these images for some batches:
 what share of its steps is waiting for data?
 """
+if __name__ == '__main__':  # first, for signals amid the other imports
+    from common.start import guard
+    guard()
+
 import contextlib
 import cProfile
 import io

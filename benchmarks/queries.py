@@ -5,6 +5,10 @@ is `model.upscale`. Runs alternate and medians are compared, so that a busy mach
 counted multiply-adds of the fast path, convolutions counted as direct ones, at the rate of matrix products measured in the
 same run. Peak memory is that of a process of its own on CPUs, of the allocator on GPUs.
 """
+if __name__ == '__main__':  # first, for signals amid the other imports
+    from common.start import guard
+    guard()
+
 import argparse
 import json
 import platform

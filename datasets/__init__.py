@@ -1,4 +1,10 @@
 """Images → training samples and evaluation pairs. Two registries: `DATASETS` read images, `WRAPPERS` make samples."""
+import sys
+
+if sys.argv[:1] == ['-m']:  # `python -m datasets.prepare` imports this package first: for signals meanwhile
+    from common.start import guard
+    guard()
+
 from common.registry import import_modules
 from datasets.registry import DATASETS, WRAPPERS
 

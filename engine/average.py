@@ -1,7 +1,6 @@
 """The command `python -m engine.average`; see `engine/tools/average.py`."""
-from common.start import guard
-
 if __name__ == '__main__':  # first, for signals amid the other imports
+    from common.start import guard
     guard()
 
 from common.cli import run

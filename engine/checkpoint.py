@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.yaml_files import check_config
 from models.checkpoint import read_checkpoint
 from models.contract import SRModel
 from utils import RunError, UserError, atomic_path
@@ -62,6 +63,7 @@ def read_run(path: Path) -> dict:
     if missing:
         raise UserError(f"{path}: holds weights, but not the state of a run ({', '.join(sorted(missing))}), so it cannot be "
                         'resumed; to start from it use -pretrain')
+    check_config(checkpoint['config'], f'{path}: config')
     return checkpoint
 
 

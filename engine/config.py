@@ -181,7 +181,7 @@ def check_value(value: object, key: Key, path: str) -> None:
 def changes(before: object, after: object, path: str = '') -> list[str]:
     """'path old → new' for every value that differs between two configs; 'none' stands for an absent key."""
     if isinstance(before, dict) and isinstance(after, dict):
-        return [line for key in sorted({*before, *after}) for line in
+        return [line for key in sorted({*before, *after}, key=str) for line in
                 changes(before.get(key), after.get(key), f'{path}.{key}' if path else key)]
     return [] if before == after else [f'{path} {plain(before)} → {plain(after)}']
 

@@ -8,10 +8,11 @@ import yaml
 
 from utils import UserError, file_status, one_line, shortened
 
-__all__ = ['MAX_BASES', 'apply_overrides', 'merge', 'plain', 'read_yaml', 'to_yaml']
+__all__ = ['MAX_BASES', 'apply_overrides', 'check_config', 'merge', 'plain', 'read_yaml', 'to_yaml']
 
 MAX_BASES = 2  # that follow one another: a config, its base, and the base of that
 MAX_VALUES, MAX_LEVELS = 100_000, 32  # of a file, with its aliases written out
+_TOO_DEEP = f'nested more than {MAX_LEVELS} levels deep'
 NUMBER = re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$')  # 1e-4: to YAML 1.1 a text, for it has no point
 
 
@@ -77,21 +78,38 @@ def parse(text: str | bytes, source: str) -> object:
     """The value of a YAML text. Raises: UserError that begins with `source` for what is not YAML or too large."""
     try:
         value = yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise UserError(f'{source}: {_TOO_DEEP}') from error
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:  # also !!bool maybe
+        raise UserError(f'{source}: not valid YAML: {one_line(error)}') from error
+    _check_extent(value, source)
+    return value
+
+
+def check_config(config: dict, source: str) -> None:
+    """Raises UserError that begins with `source` for a config of a checkpoint that no YAML file can have held."""
+    _check_extent(config, source)
+    try:
+        to_yaml(config)
+    except yaml.YAMLError as error:
+        raise UserError(f'{source}: holds values that no config file can hold') from error
+
+
+def _check_extent(value: object, source: str) -> None:
+    """Raises UserError that begins with `source` for a value that is too large or nested too deep."""
+    try:
         values, levels = _extent(value, {})
     except RecursionError:
         values, levels = 0, MAX_LEVELS + 1
-    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:  # also !!bool maybe
-        raise UserError(f'{source}: not valid YAML: {one_line(error)}') from error
     if levels > MAX_LEVELS:
-        raise UserError(f'{source}: nested more than {MAX_LEVELS} levels deep')
+        raise UserError(f'{source}: {_TOO_DEEP}')
     if values > MAX_VALUES:
         raise UserError(f'{source}: more than {MAX_VALUES:,} values, counting an alias as what it stands for')
-    return value
 
 
 def _extent(value: object, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
     """(number of values, levels of nesting) of a parsed value. A value that aliases repeat is visited once."""
-    if not isinstance(value, (dict, list)):
+    if not isinstance(value, (dict, list, tuple)):
         return 1, 0
     if id(value) not in known:
         inner = [_extent(item, known) for item in (value.values() if isinstance(value, dict) else value)]

@@ -1,5 +1,6 @@
 """How commands leave in processes of their own: signals at any time, closed and narrow streams, one line."""
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,11 @@ from conftest import ROOT
 WAIT = 120  # seconds that a busy machine may need
 COMMANDS = {
     'demo': ('demo.py', '-scale', '16'), 'test': ('test.py', '-config', 'none.yaml', '-model', 'bicubic'),
-    'train': ('train.py', '-config', 'none.yaml'), 'export': ('-m', 'engine.export', '-model', 'x', '-output', 'y.pth')}
+    'train': ('train.py', '-config', 'none.yaml'), 'export': ('-m', 'engine.export', '-model', 'x', '-output', 'y.pth'),
+    'prepare': ('-m', 'datasets.prepare', '-check'), 'curves': ('-m', 'benchmarks.curves', '-runs', 'x', '-output', 'y.png')}
+PLACES = ('*.py', 'assets/*.py', 'benchmarks/*.py', 'datasets/**/*.py', 'engine/**/*.py')
+SCRIPTS = {file: text for place in PLACES for file in sorted(ROOT.glob(place))
+           if '\n    run(main)\n' in (text := file.read_text(encoding='utf-8'))}
 
 
 def start(words: tuple, folder, **settings) -> subprocess.Popen:
@@ -29,10 +34,18 @@ def wait_for_torch(process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
+def test_every_command_guards_itself_first():
+    assert {file.stem for file in SCRIPTS} >= {'train', 'test', 'demo', 'export', 'average', 'grow', 'queries', '__main__'}
+    light = {'sys', 'pathlib', 'common.start'}  # what a script may import before
+    for file, text in SCRIPTS.items():
+        before = re.findall(r'^ *(?:from|import) (\S+)', text[:text.index('guard()\n')], re.MULTILINE)
+        assert before[-1] == 'common.start' and {*before} <= light, file
+
+
 @pytest.mark.skipif(not os.path.exists('/proc/self/maps'), reason='needs /proc')
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize('command', [
-    'demo', 'export', *(pytest.param(name, marks=pytest.mark.slow) for name in ('test', 'train'))])
+    'demo', 'export', *(pytest.param(name, marks=pytest.mark.slow) for name in ('test', 'train', 'prepare', 'curves'))])
 @pytest.mark.slow
 def test_a_signal_amid_imports(tmp_path, command, number):
     process = start(COMMANDS[command], tmp_path)

@@ -1,14 +1,17 @@
 """Every number of a run's state has a range: one line names what is wrong in the file, whatever it holds."""
 import io
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import message
 from lab import one_error_line
 
+import engine.checkpoint
 import models
 from common.ranges import Range
+from engine.config import changes
 from engine.training.muon import Muon
 from engine.training.state import RunState
 
@@ -40,6 +43,13 @@ def stepped(spec: dict, optimizer: dict = ADAM, **config) -> RunState:
 def content(tiny_msit, tmp_path) -> dict:
     stepped(tiny_msit).save(tmp_path / 'run.pth')
     return torch.load(tmp_path / 'run.pth', weights_only=True)
+
+
+def nested(levels: int) -> list:
+    value = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
 
 
 def put(*path):
@@ -197,6 +207,20 @@ def test_the_command_refuses_in_one_line(lab):
     done = lab.train('new', '-resume', 'other.pth')
     assert done.status == 2 and one_error_line(done, 'error: other.pth: its run state', 'batch is -7')
     assert not lab.save('new').exists()
+
+
+@pytest.mark.parametrize(('value', 'expected'), [
+    (nested(33), 'nested more than 32 levels deep'), (nested(10 ** 4), 'nested more than 32 levels deep'),
+    ([[0] * 400] * 400, 'more than 100,000 values, counting an alias as what it stands for'),
+    (torch.ones(2), 'holds values that no config file can hold'), (1j, 'holds values that no config file can hold')])
+def test_a_config_that_no_file_can_hold(content, tmp_path, monkeypatch, value, expected):
+    content['config'] = {**content['config'], 'model': value}
+    monkeypatch.setattr(engine.checkpoint, 'read_checkpoint', lambda path: content)
+    assert message(engine.checkpoint.read_run, Path('run.pth')) == f'run.pth: config: {expected}'
+
+
+def test_keys_of_any_kind_are_compared():
+    assert changes({1: 2, 'a': {None: 3}}, {'a': {'b': 3}}) == ['1 2 → none', 'a.None 3 → none', 'a.b none → 3']
 
 
 def test_ranges():

@@ -1,4 +1,8 @@
 """The command: python -m datasets.prepare NAME… -data DIR"""
+if __name__ == '__main__':  # first, for signals amid the other imports
+    from common.start import guard
+    guard()
+
 import re
 import sys
 from collections.abc import Sequence

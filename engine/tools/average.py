@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.cli import Parser, run
+from common.cli import Parser
 from engine.checkpoint import save_checkpoint
 from models import released
 from models.checkpoint import build, load_state, read_checkpoint
@@ -71,7 +71,3 @@ def main() -> None:
     options = parser.parse_args()
     average(options.models, options.output)
     print(f"{', '.join(options.models)} -> {options.output}")
-
-
-if __name__ == '__main__':
-    run(main)

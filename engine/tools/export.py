@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.cli import Parser, run
+from common.cli import Parser
 from engine.checkpoint import write_checkpoint
 from models import released
 from models.checkpoint import build, read_checkpoint
@@ -57,7 +57,3 @@ def main() -> None:
     export(options.model, options.output, options.dtype)
     size = Path(options.output).stat().st_size
     print(f'{options.model} -> {options.output} ({options.dtype}, {size / 2 ** 20:.1f} MiB)')
-
-
-if __name__ == '__main__':
-    run(main)

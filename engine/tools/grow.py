@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from common.cli import Parser, run
+from common.cli import Parser
 from common.coords import make_cell, make_grid
 from engine.checkpoint import save_checkpoint
 from engine.config import TRAIN_KEYS, load_config
@@ -85,7 +85,3 @@ def main() -> None:
     config = load_config(options.config, TRAIN_KEYS)
     added = grow(options.model, config['model'], options.output, options.fresh_decoder, config.get('seed', 0))
     print(f'{options.model} -> {options.output}: {added} residual blocks added')
-
-
-if __name__ == '__main__':
-    run(main)
