@@ -81,8 +81,8 @@ def read_options() -> argparse.Namespace:
     parser.option('images', metavar='DIR', help='in the place of -model: upscaled images made elsewhere, names as in -hr')
     parser.option('model', nargs='+', metavar='FILE',
                   help="checkpoints, names of weights in modelzoo/, or 'bicubic'; default: those of the suite")
-    parser.option('name', metavar='NAME', help="in tables, and of the folder test/NAME; default: the checkpoint's name; "
-                                               "with several models or a suite, of the table's folder alone")
+    parser.name_option("in tables, and of the folder test/NAME; default: the checkpoint's name; with several models or a "
+                       "suite, of the table's folder alone")
     parser.option('data', default='data', metavar='DIR', help='root of the relative paths in the configs (default: data)')
     parser.option('metrics', nargs='+', default=list(metrics.DEFAULT), metavar='METRIC',
                   help=f"what is measured, of {', '.join(metrics.METRICS.entries)} (default: {' '.join(metrics.DEFAULT)})")

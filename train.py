@@ -18,7 +18,7 @@ from engine.training.folder import choose_resume
 from engine.training.record import quiet_writer_thread
 from engine.training.trainer import Trainer
 from engine.yaml_files import to_yaml
-from utils import file_status
+from utils import as_file_name, file_status
 
 BUSY = 'another process trains in this folder; wait until it has ended, or choose another -name'
 
@@ -33,7 +33,7 @@ def train(world: World) -> None:
     parser = Parser(description='Trains a model; writes save/NAME/.')
     parser.option('config', required=True, metavar='FILE', help='configs/train/….yaml')
     parser.config_options()
-    parser.option('name', metavar='NAME', help="run name; output goes to save/NAME (default: the config's name)")
+    parser.name_option("run name; output goes to save/NAME (default: the config's name)")
     parser.option('resume', metavar='auto|FILE', help="'auto' continues save/NAME/epoch-last.pth where there is one")
     parser.option('pretrain', metavar='FILE', help='the stage-1 checkpoint that this stage starts from')
     parser.option('data', default='data', metavar='DIR', help='root of the relative paths in the config (default: data)')
@@ -48,7 +48,7 @@ def train(world: World) -> None:
         if world.main:
             print(to_yaml(config), end='')
         return
-    folder = Path('save') / (options.name or Path(options.config).stem)
+    folder = Path('save') / (options.name or as_file_name(Path(options.config).stem))
     file_status(folder)
     device = choose_device(options, world.local_rank, config.get('tf32', False))
     world.connect(device)

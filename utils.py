@@ -10,6 +10,8 @@ import reprlib
 import secrets
 import stat
 import zlib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -218,8 +220,22 @@ def write_text(path: str | Path, text: str) -> None:
 
 def is_file_name(name: str) -> bool:
     """Whether a text can name a file or folder within another one: one component, on any system, of at most 100 bytes."""
-    return (0 < len(os.fsencode(name)) <= 100 and name not in ('.', '..') and name == name.strip()
-            and not any(letter in '/\\:' or ord(letter) < 32 for letter in name))
+    return (name.isprintable() and 0 < len(os.fsencode(name)) <= 100 and name not in ('.', '..') and name == name.strip()
+            and not any(letter in '/\\:' for letter in name))
+
+
+def as_file_name(text: str) -> str:
+    """A text as a name in the sense of `is_file_name`: the letters that none can have become '_', and the end is cut."""
+    name = ''.join(letter if letter.isprintable() and letter not in '/\\:' else '_' for letter in text)
+    name = name.encode()[:100].decode(errors='ignore').strip()
+    return name if is_file_name(name) else '_'
+
+
+def distinct_stems(files: Sequence[Path]) -> list[str]:
+    """A name without suffix for each file of a folder, no two of them equal: its stem, or where others share that its whole
+    name (a.png and a.jpg, or a and a.b of a.png and a.b.png: then 'a' is that of the first alone)."""
+    stems, full = Counter(file.stem for file in files), {file.name for file in files}
+    return [file.stem if stems[file.stem] == 1 and file.stem not in full else file.name for file in files]
 
 
 def count_parameters(model: torch.nn.Module) -> int:

@@ -15,7 +15,7 @@ import torch
 
 from common.ranges import whole_number
 from common.start import SIGNALS
-from utils import RunError, UserError, is_out_of_memory, shortened
+from utils import RunError, UserError, is_file_name, is_out_of_memory, shortened
 
 MAX_MEMORY = 2 ** 50  # bytes
 MAX_GPUS = 1024
@@ -48,6 +48,9 @@ class Parser(argparse.ArgumentParser):
                     help="memory for upscaling, such as 2G or 500M (default: 1.5G on CPUs, half of a GPU's memory); "
                          'larger images are processed in parts')
 
+    def name_option(self, description: str) -> None:
+        self.option('name', type=plain_name, metavar='NAME', help=description)
+
     def error(self, message: str):
         raise UserError(f'{message[:MESSAGE_LENGTH // 2]} (see {self.prog} -h)')
 
@@ -59,6 +62,14 @@ def parse_memory(text: str) -> int:
     if not 1 <= size <= MAX_MEMORY:
         raise argparse.ArgumentTypeError(f'expected a size such as 2G or 500M, at most 1024T, got {shortened(text)}')
     return size
+
+
+def plain_name(text: str) -> str:
+    """The type of an option that names a folder within one of the program's own."""
+    if not is_file_name(text):
+        raise argparse.ArgumentTypeError(f'expected a plain name of at most 100 bytes, without / \\ and :, '
+                                         f'got {shortened(text)}')
+    return text
 
 
 def choose_device(options: argparse.Namespace, local_rank: int | None = None, tf32: bool = False) -> torch.device:

@@ -1,7 +1,6 @@
 """Upscaling image files: which files become which, to which size, and the work itself."""
 import math
 import time
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from common.arrays import to_tensor
 from imaging import MAX_PIXELS, SUFFIXES, check_file, check_size, list_images, open_image, save_image, to_image, to_rgb
 from models.contract import SRModel
 from models.upscale import halo_error
-from utils import RunError, UserError, check_folder, check_output, file_status, is_out_of_memory, printable
+from utils import RunError, UserError, check_folder, check_output, distinct_stems, file_status, is_out_of_memory, printable
 
 OUTPUT = Path('output')  # the folder for images without a given name
 _WITH_ALPHA = ('.png', '.webp', '.tif', '.tiff')
@@ -75,9 +74,7 @@ def _plan_folder(source: Path, output: Path | None) -> list[Job]:
     if folder.resolve() == source.resolve():
         raise UserError(f'{folder}: is the input folder itself; give another one for the output')
     files = list_images(source)
-    stems, full = Counter(file.stem for file in files), {file.name for file in files}
-    names = [file.stem if stems[file.stem] == 1 and file.stem not in full else file.name for file in files]  # a.png, a.jpg
-    return [Job(file, output / f'{name}.png' if output else None, name) for file, name in zip(files, names)]
+    return [Job(file, output / f'{name}.png' if output else None, name) for file, name in zip(files, distinct_stems(files))]
 
 
 def _identity(file: Path) -> tuple[int, int] | None:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from helpers import call, message, save
 from PIL import Image
-from test_commands import benchmark
+from test_commands import COMMANDS, benchmark
 
 import datasets
 from common.scales import factors, is_scale, parse_scale, scale_text
 from datasets.folders import FolderEvaluation
 from imaging import read_rgb
-from utils import is_file_name
+from utils import as_file_name, distinct_stems, is_file_name
 
 
 def smooth(height: int, width: int, seed: int) -> np.ndarray:
@@ -153,6 +153,41 @@ def test_set_names_that_lead_elsewhere(tmp_path, name):
     text = message(datasets.make, spec, tmp_path, 'test_dataset')
     assert text.startswith('test_dataset.wrapper.args') and 'expected a plain name' in text and len(text) < 250
     assert not is_file_name(name)
+
+
+@pytest.mark.parametrize('command', ['test', 'train'])
+@pytest.mark.parametrize('name', ['../x', '/tmp/x', 'a/b', 'a\\b', '..', '.', '', ' a', 'a\n', 'C:x', 'x' * 101, 'a\udcff'])
+def test_names_that_lead_elsewhere(tmp_path, monkeypatch, capsys, command, name):
+    monkeypatch.chdir(tmp_path)
+    done = call(COMMANDS[command], ('-config', 'none.yaml', '-name', name), capsys, monkeypatch)
+    assert done.status == 2 and done.err.startswith('error: argument -name/--name: expected a plain name of at most')
+    assert done.err.count('\n') == 1 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(('text', 'name'), [
+    ('MSIT-S', 'MSIT-S'), ('a b', 'a b'), ('a\nb\\c:d', 'a_b_c_d'), ('a\udcff', 'a_'), ('', '_'), ('.', '_'), ('..', '_'),
+    ('x' * 300, 'x' * 100), ('漢' * 50, '漢' * 33), (' a ', 'a')])
+def test_names_after_files(text, name):
+    assert as_file_name(text) == name and is_file_name(name)
+
+
+@pytest.mark.parametrize(('files', 'names'), [
+    (['a.png', 'b.jpg'], ['a', 'b']), (['a.png', 'a.jpg'], ['a.png', 'a.jpg']), (['a.png', 'a.b.png'], ['a', 'a.b']),
+    (['a.png', 'a.jpg', 'a.png.png'], ['a.png', 'a.jpg', 'a.png.png']), (['a.png', 'a.png.png'], ['a', 'a.png.png'])])
+def test_stems_that_no_two_files_share(files, names):
+    assert distinct_stems([Path(file) for file in files]) == names
+
+
+def test_saved_images_of_equal_stems(tmp_path, monkeypatch, capsys):
+    """a.png, a.jpg and a.b.png: each has a file of its own, which is what was measured."""
+    monkeypatch.chdir(tmp_path)
+    for number, (name, side) in enumerate((('a.png', 24), ('a.jpg', 26), ('a.b.png', 28))):
+        save(Path('HR') / name, smooth(side, side, number))
+    words = ('-hr', 'HR', '-scales', '2', '-model', 'bicubic', '-device', 'cpu', '-save-images')
+    done = call(COMMANDS['test'], words, capsys, monkeypatch)
+    assert done.status == 0
+    sizes = {file.name: Image.open(file).size for file in Path('test/bicubic/HR/X2').iterdir()}
+    assert sizes == {'a.png.png': (24, 24), 'a.jpg.png': (26, 26), 'a.b.png': (28, 28)}
 
 
 def test_set_names():

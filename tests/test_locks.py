@@ -194,3 +194,22 @@ def test_two_measurements_of_one_name(lab, launcher):
     rows = json.loads((lab.folder / 'test/bicubic/results.json').read_text())['rows']
     assert [row['scale'] for row in rows] == [2, 3]
     assert sorted(file.name for file in (lab.folder / 'test/bicubic').iterdir()) == ['results.json', 'results.md']
+
+
+@needs_fork
+@pytest.mark.slow
+def test_tables_are_of_one_process(lab, launcher):
+    """While another process writes its tables, this one waits; then all four files are there."""
+    (lab.folder / 'v.yaml').write_text(yaml.safe_dump({'test_dataset': lab.config['val_dataset']}))
+    assert lab.train('run', epoch_max=1).status == 0
+    holding = start(launcher, lab.folder, HOLD.replace("'folder'), 'busy'", "'test/table'), None"))
+    wait_for(lab.folder / 'held')
+    words = ['-config', 'v.yaml', '-model', 'bicubic', 'save/run/epoch-last.pth', '-name', 'table', '-device', 'cpu']
+    measuring = start(launcher, lab.folder, 'import test\nrun(test.main)', *words)
+    wait_for(lab.folder / 'test/epoch-last/results.md')
+    time.sleep(0.5)
+    assert [file.name for file in (lab.folder / 'test/table').iterdir()] == ['.lock']
+    (lab.folder / 'go').touch()
+    assert launcher.finish(holding) == launcher.finish(measuring) == 0
+    assert sorted(file.name for file in (lab.folder / 'test/table').iterdir()) == [
+        'table.csv', 'table.json', 'table.md', 'table.tex']

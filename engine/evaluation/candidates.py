@@ -10,7 +10,7 @@ import models
 from common import coords
 from models.checkpoint import find
 from models.contract import SRModel
-from utils import UserError, count_parameters
+from utils import UserError, as_file_name, count_parameters
 
 MACS_SIDE, MACS_SCALE = 24, 4  # LR side and factor at which multiply-adds are counted
 
@@ -60,10 +60,10 @@ def macs_per_megapixel(model: SRModel) -> float:
 
 def model_names(files: list[str]) -> dict[str, str]:
     """Names of models: that of the file, with its folder's before it where two files have the same."""
-    names = {file: Path(file).stem for file in files}
+    names = {file: as_file_name(Path(file).stem) for file in files}
     for file, name in list(names.items()):
-        if [Path(other).stem for other in files].count(name) > 1:
-            names[file] = f'{Path(file).resolve().parent.name}_{name}'
+        if [as_file_name(Path(other).stem) for other in files].count(name) > 1:
+            names[file] = as_file_name(f'{Path(file).resolve().parent.name}_{name}')
     if len(set(names.values())) < len(names):
         raise UserError(f"-model: two of {', '.join(files)} would have the same name; rename one, "
                         'or measure it alone with -name')

@@ -19,7 +19,7 @@ from engine.evaluation.results import Results
 from engine.evaluation.suite import EvaluationSet, Method, Suite
 from imaging import save_image, to_image
 from models.contract import SRModel
-from utils import UserError
+from utils import UserError, distinct_stems
 
 
 class Comparison:
@@ -142,11 +142,12 @@ class Comparison:
 
     def _measure_scale(self, model: SRModel, file: str, dataset: Evaluation, scale: AnyScale,
                        done: Callable[[], object]) -> dict:
-        name = self.candidates[file].name
+        name, images = self.candidates[file].name, dataset.dataset.files
+        stems = dict(zip((image.name for image in images), distinct_stems(images)))
 
         def save(pair, scale, prediction):
             folder = self.root / name / dataset.name / f'X{scale_text(scale)}'
-            save_image(to_image(prediction), folder / f'{Path(pair.name).stem}.png')
+            save_image(to_image(prediction), folder / f'{stems[pair.name]}.png')
         measured_on = dataset.fingerprint(scale)
         reset_peak(self.device)
         row = evaluate_scale(model, dataset, scale, self.device, name, save if self.save_images else None, self.memory,

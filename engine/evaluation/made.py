@@ -17,7 +17,7 @@ from engine.evaluation.metrics import Metric
 from engine.evaluation.results import Results
 from engine.evaluation.suite import EvaluationSet
 from imaging import list_images, read_rgb, read_size
-from utils import UserError
+from utils import UserError, as_file_name
 
 
 def measure_folder(images: Path, sets: list[EvaluationSet], metrics: Sequence[Metric], name: str | None, *, code: str,
@@ -32,7 +32,7 @@ def measure_folder(images: Path, sets: list[EvaluationSet], metrics: Sequence[Me
         code: digest of the program's code.
     Raises: UserError that names a missing image or one of another size, before anything is measured.
     """
-    label = name or images.resolve().name
+    label = name or as_file_name(images.resolve().name)
     jobs = [(found.dataset, _partners(images, found.dataset, len(sets))) for found in sets if found.dataset is not None]
     device = torch.device('cpu')
     rows = []

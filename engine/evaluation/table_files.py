@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+from common.locks import locked
 from engine.evaluation.evaluate import plain_numbers
 from engine.evaluation.measurement import Measurement
 from engine.evaluation.metrics import METRICS
@@ -70,12 +71,13 @@ def comma_separated(measurements: list[Measurement], metrics: list[str]) -> str:
 
 
 def write_tables(folder: Path, title: str, measurements: list[Measurement], metrics: list[str], columns: list[str]) -> None:
-    """Writes table.md, table.tex, table.csv and table.json into `folder`."""
+    """Writes table.md, table.tex, table.csv and table.json into `folder`, all of one table: other processes wait."""
     content = {'title': title, 'measurements': _records(measurements, metrics)}
-    write_text(folder / 'table.md', markdown(title, measurements, metrics, columns))
-    write_text(folder / 'table.tex', latex(title, measurements, metrics, columns))
-    write_text(folder / 'table.csv', comma_separated(measurements, metrics))
-    write_text(folder / 'table.json', json.dumps(plain_numbers(content), indent=1) + '\n')
+    with locked(folder):
+        write_text(folder / 'table.md', markdown(title, measurements, metrics, columns))
+        write_text(folder / 'table.tex', latex(title, measurements, metrics, columns))
+        write_text(folder / 'table.csv', comma_separated(measurements, metrics))
+        write_text(folder / 'table.json', json.dumps(plain_numbers(content), indent=1) + '\n')
 
 
 def _records(measurements: list[Measurement], metrics: list[str]) -> list[dict]:
