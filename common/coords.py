@@ -112,6 +112,12 @@ class Region(NamedTuple):
                              left=max(self.left - pixels, 0) // multiple * multiple,
                              right=min(-(-(self.right + pixels) // multiple) * multiple, self.image_width))
 
+    def overlap(self, other: 'Region') -> 'Region | None':
+        """The part that both regions of an image have; None where they have none."""
+        top, bottom = max(self.top, other.top), min(self.bottom, other.bottom)
+        left, right = max(self.left, other.left), min(self.right, other.right)
+        return self._replace(top=top, bottom=bottom, left=left, right=right) if top < bottom and left < right else None
+
     def of(self, x: Tensor, source: 'Region | None' = None) -> Tensor:
         """This region's part of a map (B, C, H, W) of the image, or of the larger region `source`."""
         top, left = (source.top, source.left) if source else (0, 0)

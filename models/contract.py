@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from common.coords import Region
 from models import upscale
+from models.latents import LatentCache
 from models.upscale import EncodedImage
 from utils import UserError, shortened
 
@@ -179,9 +180,9 @@ class SRModel(nn.Module):
         """An image at another size, (B, 3, h, w) in [0, 1]; see `models.upscale.upscale_image`."""
         return upscale.upscale_image(self, image, size, memory, halo, progress)
 
-    def encode_image(self, image: Any) -> EncodedImage:
+    def encode_image(self, image: Any, side: int | None = None, cache: LatentCache | None = None) -> EncodedImage:
         """An image encoded once, for any number of `render` calls; see `models.upscale.encode_image`."""
-        return upscale.encode_image(self, image)
+        return upscale.encode_image(self, image, side, cache)
 
     def render(self, encoded: EncodedImage, window: tuple[float, float, float, float], size: tuple[int, int],
                memory: int | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 """Upscaling within a memory budget: an image of any size, or a window of one. Read it from top to bottom.
 
     upscale_image:   image → LR batch → regions that fit → for each: encode → bands of the output → RGB in place
-    encode_image and render_window:   image → latent, once;   latent → bands of any window at any size
+    encode_image and render_window:   image → latents, once;   latents → bands of any window at any size
 
 A region is encoded with the margin that its outputs depend on, so they are those of the whole image, to rounding. The size
 of regions follows from the options and from the measured bytes of the model's tensors (`models/memory.py`), never from the
@@ -10,6 +10,7 @@ memory that is free at the moment: the same options give the same bits.
 Shapes: B batch, H×W the LR image, h×w the output.
 """
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from common import coords
 from common.coords import Region
+from models.latents import LatentCache, LazyLatents
 from models.memory import PeakMeter, peak_bytes
 from utils import RunError, UserError
 
@@ -43,8 +45,9 @@ OUTSIDE = 0.5           # how far floating-point values may lie outside [0, 1]: 
 
 
 class EncodedImage(NamedTuple):
-    """An image that was encoded once, for `render_window`: the model's latent, and the batch and LR size B, H, W."""
-    latent: Any
+    """An image of B, H, W whose regions are encoded once, for `render_window`. `latent(region)` is the model's latent."""
+    regions: list[Region]
+    latent: Callable[[Region], Any]
     batch: int
     height: int
     width: int
@@ -81,15 +84,27 @@ def upscale_image(model: 'SRModel', image: Any, size: tuple[int, int], memory: i
     return out
 
 
-def encode_image(model: 'SRModel', image: Any) -> EncodedImage:
+def encode_image(model: 'SRModel', image: Any, side: int | None = None, cache: LatentCache | None = None) -> EncodedImage:
     """Encodes an image once, for any number of calls of `render_window`.
 
     Args:
-        image: RGB; see `lr_batch`. It is encoded as a whole.
+        image: RGB; see `lr_batch`.
+        side: None encodes the image as a whole, now. Otherwise regions of at most side × side LR pixels are encoded, each
+            when a window first needs it. A model that always encodes whole images has one region.
+        cache: keeps the latents of regions; default: all of them.
     """
     with _inference(model):
         lr = model.normalise_lr(lr_batch(model, image))
-        return EncodedImage(model.encode(lr), len(lr), *lr.shape[2:])
+        whole = Region.whole(*lr.shape[2:])
+        if side is None:
+            return EncodedImage([whole], {whole: model.encode(lr)}.__getitem__, len(lr), *lr.shape[2:])
+    regions = [whole] if model.reach is None else list(whole.split(side, side))
+
+    def encode(region: Region) -> Any:
+        with _inference(model):
+            return model.encode(lr, region)
+    latents = LazyLatents(encode=encode, cache=cache or LatentCache(memory=sys.maxsize))
+    return EncodedImage(regions, latents, len(lr), *lr.shape[2:])
 
 
 def render_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, float, float, float],
@@ -114,11 +129,13 @@ def render_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, 
             [(bottom - top) / encoded.height, (right - left) / encoded.width])
         edges = [int(edge) for line, n in ((rows, encoded.height), (columns, encoded.width))
                  for edge in coords.nearest_index(line[[0, -1]], n)]
-        region = Region(edges[0], edges[1] + 1, edges[2], edges[3] + 1, encoded.height, encoded.width)
-        out = model.inp_sub.new_empty(encoded.batch, 3, *size)
+        visible = Region(edges[0], edges[1] + 1, edges[2], edges[3] + 1, encoded.height, encoded.width)
+        cell, out = cell.expand(encoded.batch, 2), model.inp_sub.new_empty(encoded.batch, 3, *size)
         memory = default_memory(device)[0] if memory is None else memory
-        for y, x, rgb in _decode_region(model, encoded.latent, region, rows, columns, cell.expand(encoded.batch, 2), memory):
-            out[:, :, y, x] = rgb
+        for region in encoded.regions:
+            if part := region.overlap(visible):
+                for y, x, rgb in _decode_region(model, encoded.latent(region), part, rows, columns, cell, memory):
+                    out[:, :, y, x] = rgb
     return out
 
 

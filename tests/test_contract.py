@@ -1,5 +1,6 @@
 """What every model offers: inputs and types, windows of an encoded image, an unchanged model, one graph, few hops."""
 import copy
+import gc
 import sys
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from PIL import Image
 from test_models import TINY, sizes, variant
 
 import models
-from common.coords import make_cell, make_grid
+from common.coords import Region, make_cell, make_grid
 from models import upscale
+from models.latents import LatentCache
 from models.memory import peak_bytes
 from utils import UserError
 
@@ -134,6 +136,8 @@ def test_a_window_is_that_part_of_the_whole_grid(name, scale):
     part = model.render(encoded, (top / scale, left / scale, bottom / scale, right / scale), (bottom - top, right - left))
     expected = whole[:, :, top:bottom, left:right]
     assert largest(part, expected) < (0.1 if name == 'bicubic' else 1e-5)
+    assert largest(model.render(model.encode_image(lr, side=5), (0, 0, 12, 14), (height, width)), whole) < (
+        0.1 if name == 'bicubic' else 1e-5)                                          # in regions of up to 5×5 pixels
     assert expected.std() > 0.01
 
 
@@ -151,6 +155,36 @@ def test_windows_at_real_edges_sizes_and_factors(tiny_msit):
     assert largest(model.render(encoded, window, (30, 17)), expected) < 1e-5
     assert largest(model.render(encoded, window, (30, 17), memory=10_000), expected) < 1e-5      # in many bands
     assert model.render(encoded, (5.1, 6.2, 5.2, 6.3), (40, 50)).shape == (1, 3, 40, 50)         # ×400 inside a pixel
+
+
+def test_regions_are_encoded_when_a_window_needs_them(tiny_msit):
+    """12×14 pixels in regions of 4×5, 5 and 4: the window needs the four around (8, 5)."""
+    model, cache = models.make(tiny_msit).eval(), LatentCache(memory=2 ** 30)
+    encoded, encoder, calls = model.encode_image(image(1, 12, 14), side=5, cache=cache), model.encoder, []
+    encoder.register_forward_hook(lambda *_: calls.append(1))
+    assert len(encoded.regions) == 9 and not calls and cache.held == 0
+    model.render(encoded, (7, 3, 9, 6), (20, 20))
+    assert len({region for region in encoded.regions if region.overlap(Region(7, 9, 3, 6, 12, 14))}) == 4
+    first, held = len(calls), cache.held
+    assert first >= 4 and held > 0
+    model.render(encoded, (7, 3, 8.5, 5.5), (30, 10))
+    assert len(calls) == first and cache.held == held                                # nothing twice
+    del encoded
+    gc.collect()
+    assert cache.held == 0
+
+
+def test_latents_beyond_the_memory_are_dropped():
+    """Of 400 bytes each, with 1000 allowed: the two used last stay."""
+    cache, made = LatentCache(memory=1000), []
+
+    def get(name):
+        return cache.get(name, lambda: made.append(name) or torch.zeros(100))
+    for name in 'ab' 'a' 'c' 'a' 'b':
+        get(name)
+    assert made == ['a', 'b', 'c', 'b'] and cache.held == 800
+    small = LatentCache(memory=1)
+    assert small.get('x', lambda: torch.ones(100)) is small.get('x', lambda: torch.zeros(100)) and small.held == 400
 
 
 @pytest.mark.parametrize('window, size, message', [
