@@ -11,7 +11,7 @@ import secrets
 import stat
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +112,17 @@ def file_status(path: str | Path) -> os.stat_result | None:
 
 
 @contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turns an error of the system into a WriteError that names the file."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror or one_line(error), str(path)) from error
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | Path):
     """Yields a temporary path beside `path`; renames it to `path` on success, removes it on any failure.
 
@@ -121,7 +132,7 @@ def atomic_path(path: str | Path):
     Raises: WriteError, for an OSError within.
     """
     path = Path(path)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _clean_once(path.parent.absolute())
         temporary = path.with_name(_partial_name(path))
@@ -130,8 +141,6 @@ def atomic_path(path: str | Path):
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise WriteError(error.errno, error.strerror or one_line(error), str(path)) from error
 
 
 def _partial_name(path: Path) -> str:

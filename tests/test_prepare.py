@@ -10,6 +10,7 @@ import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,7 +26,7 @@ from datasets import parallel
 from datasets.prepare import check, download, sources, unpack
 from datasets.prepare.__main__ import main
 from datasets.prepare.sources import Folder, Source
-from utils import RunError, UserError
+from utils import RunError, UserError, WriteError
 
 
 def png(height: int, width: int, seed: int = 0) -> bytes:
@@ -398,8 +399,8 @@ def test_disk_full_while_downloading(server, archive, tmp_path, monkeypatch):
     """One line that names the file; no other mirror is tried, and what has come stays for the next run."""
     monkeypatch.setattr(download, 'CHUNK', 10_000)
     disk = FullDisk(monkeypatch, r'\.part$', 25_000)
-    message = r'd/a\.zip\.\w+\.part: cannot be written \(No space left on device\); free some space'
-    with pytest.raises(RunError, match=message):
+    message = r'd/a\.zip\.\w+\.part: cannot be written \(No space left on device\)$'
+    with pytest.raises(WriteError, match=message):
         get(server, tmp_path / 'd', '/a.zip', '/again/a.zip')
     assert len(server.requests) == 1 and list(files(tmp_path / 'd').values()) == [archive[:20_000]]
     disk.room = 10 ** 9
@@ -499,6 +500,31 @@ def test_a_damaged_archive(tmp_path, kind):
         assert files(tmp_path / 'data') == {}
 
 
+@pytest.mark.parametrize('kind', ['.tar', *(pytest.param(kind, marks=pytest.mark.slow) for kind in ('.zip', '.tgz'))])
+def test_a_member_is_read_in_blocks(tmp_path, kind):
+    """6 MB of noise in one image: the program holds a few blocks of it at a time."""
+    members = {'S/HR/a.png': np.random.default_rng(0).bytes(6_000_000), 'S/HR/b.png': b'b'}
+    archive = pack(tmp_path / f'a{kind}', members)
+    tracemalloc.start()
+    try:
+        unpack.unpack(archive, [HR], tmp_path / 'data')
+        assert tracemalloc.get_traced_memory()[1] < 4_500_000
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / 'data/s/HR/a.png').read_bytes() == members['S/HR/a.png']
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_an_image_of_absurd_size_is_not_read(tmp_path, monkeypatch, kind):
+    archive = pack(tmp_path / f'a{kind}', {**MEMBERS, 'S/HR/a.png': bytes(1001)})
+    monkeypatch.setattr(unpack, 'MAX_IMAGE', 1000)
+    expected = f"{archive}: holds 'S/HR/a.png' of 1,001 bytes, expected images of at most 1,000; delete it"
+    with pytest.raises(UserError, match=re.escape(expected)):
+        unpack.unpack(archive, [HR], tmp_path / 'data')
+    assert files(tmp_path / 'data') == {}
+    unpack.unpack(archive, [LR], tmp_path / 'data')  # which is not among these
+
+
 def test_the_checksum_at_the_end_of_a_tgz_counts(tmp_path):
     """Reading the members alone does not reach it."""
     archive = pack(tmp_path / 'a.tgz', MEMBERS)
@@ -534,13 +560,13 @@ def test_killed_at_any_step(tmp_path, step):
         def killing(function):
             def wrapped(path, *arguments):
                 if next(steps) == step:
-                    if function.__name__ == 'write_bytes':
-                        function(path, b'')  # half of it
+                    if function.__name__ == 'open':
+                        function(path, *arguments)  # half of it
                     os._exit(9)
                 return function(path, *arguments)
             return wrapped
 
-        Path.write_bytes, Path.replace = killing(Path.write_bytes), killing(Path.replace)
+        Path.open, Path.replace = killing(Path.open), killing(Path.replace)
         with contextlib.suppress(BaseException):
             unpack.unpack(archive, [LR, HR], tmp_path / 'data')
         os._exit(0)
@@ -557,7 +583,7 @@ def test_disk_full_while_unpacking(tmp_path, monkeypatch):
     """The room that the unpacked part took is given back."""
     archive = pack(tmp_path / 'a.tar', MEMBERS)
     FullDisk(monkeypatch, r'(?i)\.png$', 2)
-    with pytest.raises(RunError, match=r'ax2\.png: cannot be written \(No space left on device\); free some space'):
+    with pytest.raises(WriteError, match=r'ax2\.png: cannot be written \(No space left on device\)$'):
         unpack.unpack(archive, [LR, HR], tmp_path / 'data')
     assert files(tmp_path / 'data') == {}
 
@@ -849,10 +875,13 @@ def test_dead_mirrors_are_one_line(call, monkeypatch, server):
 
 
 def test_interrupted(call, monkeypatch, benchmark):
-    def interrupt(*_):
-        raise KeyboardInterrupt
+    whole = Path.open
 
-    monkeypatch.setattr(Path, 'write_bytes', interrupt)
+    def interrupted(path, *arguments, **settings):
+        if path.suffix == '.png':
+            raise KeyboardInterrupt
+        return whole(path, *arguments, **settings)
+    monkeypatch.setattr(Path, 'open', interrupted)
     done = call('Set5')
     assert (done.status, done.err) == (130, 'interrupted: run the same command again to continue\n')
     assert set(files(Path('data'))) == {'archives/benchmark.tar'}

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from datasets.prepare.disk import writing
 from datasets.prepare.sources import Source
 from datasets.prepare.unpack import CHUNK, NO_ARCHIVE, opener
-from utils import RunError, UserError
+from utils import RunError, UserError, writing
 
 _TIMEOUT = 30            # seconds without an answer
 _ATTEMPTS = 3            # without new bytes at one mirror, before the next one is tried
@@ -152,8 +151,9 @@ def _receive(response, part: Path, start: int, total: int | None) -> int:
 
 def _require_space(folder: Path, file: str, needed: int | None) -> None:
     """Raises RunError when the disk of `folder` has no room for `needed` more bytes. Makes the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
     if needed is not None and needed > free:
         raise RunError(f'{folder}: {file} needs {needed / 2 ** 30:.2f} GiB more, {free / 2 ** 30:.2f} GiB are free; '
                        'free some space and run it again')

@@ -1,4 +1,5 @@
 """An archive → the folders that the configs expect. A folder gets its name only when it is complete."""
+import contextlib
 import io
 import lzma
 import re
@@ -10,15 +11,16 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from tqdm import tqdm
 
-from datasets.prepare.disk import writing
 from datasets.prepare.sources import Folder
 from imaging import SUFFIXES
-from utils import UserError
+from utils import UserError, WriteError, writing
 
 CHUNK = 2 ** 20  # bytes read at a time
+MAX_IMAGE = 2 ** 28  # bytes of an image in an archive; those of the data sets have up to 2²⁴
 NO_ARCHIVE = 'not a zip or tar archive, or cut short'
 # what the readers of zip, tar and their compressions raise on damaged or encrypted archives
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError,
@@ -31,8 +33,8 @@ def unpack(archive: Path, folders: Sequence[Folder], root: Path) -> None:
     They are unpacked into a hidden folder beside their own, which is renamed when all of them are there, so an interruption
     leaves nothing that looks complete. A folder that exists gets the images that it lacks; its files stay as they are.
 
-    Raises: UserError when the archive is damaged, lacks images or holds paths that lead out of it; RunError when they
-        cannot be written.
+    Raises: UserError when the archive is damaged, lacks images, holds one of more than MAX_IMAGE bytes or paths that lead
+        out of it; WriteError when they cannot be written.
     """
     stages = {folder: (root / folder.path).with_name(f'.{Path(folder.path).name}.unpacking') for folder in folders}
     try:
@@ -43,9 +45,7 @@ def unpack(archive: Path, folders: Sequence[Folder], root: Path) -> None:
         total = sum(folder.count for folder in folders)
         with tqdm(desc=f'unpacking {archive.name}', total=total, disable=None, leave=False) as bar:
             for folder, name, content in _read_members(archive, folders):
-                target = stages[folder] / name
-                with writing(target):
-                    target.write_bytes(content)
+                _write(stages[folder] / name, content)
                 bar.update()
         for folder, stage in stages.items():
             found = len(list(stage.iterdir()))
@@ -58,6 +58,12 @@ def unpack(archive: Path, folders: Sequence[Folder], root: Path) -> None:
     finally:
         for stage in stages.values():
             shutil.rmtree(stage, ignore_errors=True)
+
+
+def _write(target: Path, content: Iterator[bytes]) -> None:
+    with writing(target), target.open('wb') as file:
+        for block in content:
+            file.write(block)
 
 
 def _publish(stage: Path, target: Path) -> None:
@@ -80,25 +86,43 @@ def _destination(path: PurePosixPath, folders: Sequence[Folder]) -> Folder | Non
     return next((folder for folder in folders if any(parent.endswith(f'/{inside}') for inside in folder.inside)), None)
 
 
-def _read_members(archive: Path, folders: Sequence[Folder]) -> Iterator[tuple[Folder, str, bytes]]:
-    """(folder, file name, content) of the images for `folders` in a zip or tar archive, in its order.
+def _read_members(archive: Path, folders: Sequence[Folder]) -> Iterator[tuple[Folder, str, Iterator[bytes]]]:
+    """(folder, file name, content in blocks) of the images for `folders` in a zip or tar archive, in its order.
 
-    Raises: UserError when it is damaged, or holds a path that is absolute or goes through '..'.
+    Raises: UserError when it is damaged, or holds an image of more than MAX_IMAGE bytes or a path that is absolute or goes
+        through '..'.
     """
-    try:
+    with _named(archive):
         opened = opener(archive)
         if opened is None:
             raise UserError(f'{archive}: {NO_ARCHIVE}; delete it and run again')
         with opened(archive) as file:
-            for name, read in _list_members(file):
+            for name, size, open_member in _list_members(file):
                 path = _safe_path(name, archive)
                 folder = _destination(path, folders)
-                if read and folder:
-                    yield folder, path.name, read()
+                if open_member and folder:
+                    if size > MAX_IMAGE:
+                        raise UserError(f"{archive}: holds '{name}' of {size:,} bytes, expected images of at most "
+                                        f'{MAX_IMAGE:,}; delete it and get it elsewhere')
+                    yield folder, path.name, _blocks(archive, open_member)
             if isinstance(file, tarfile.TarFile):
                 while file.fileobj.read(CHUNK):  # to the end, where compressed archives have their checksum
                     pass
-    except UserError:
+
+
+def _blocks(archive: Path, open_member: Callable[[], IO[bytes]]) -> Iterator[bytes]:
+    """The content of an archive's member. Raises UserError when it is damaged."""
+    with _named(archive), open_member() as stream:
+        while block := stream.read(CHUNK):
+            yield block
+
+
+@contextlib.contextmanager
+def _named(archive: Path) -> Iterator[None]:
+    """Turns what damaged archives raise into a UserError that names the archive."""
+    try:
+        yield
+    except (UserError, WriteError):
         raise
     except _DAMAGE as error:
         raise UserError(f'{archive}: damaged archive ({error or type(error).__name__}); delete it and run again') from error
@@ -122,16 +146,15 @@ def _safe_path(name: str, archive: Path) -> PurePosixPath:
     return path
 
 
-def _list_members(file: tarfile.TarFile | zipfile.ZipFile) -> Iterator[tuple[str, Callable[[], bytes] | None]]:
-    """(name, a function that reads the content) for everything in an open archive; None for what is no regular file."""
+def _list_members(file: tarfile.TarFile | zipfile.ZipFile) -> Iterator[tuple[str, int, Callable[[], IO[bytes]] | None]]:
+    """(name, size in bytes, a function that opens it) for all in an open archive; None for what is no regular file."""
     if isinstance(file, tarfile.TarFile):
         for member in file:
-            yield member.name, partial(_read_tar, file, member) if member.isfile() else None
+            yield member.name, member.size, partial(_open_tar, file, member) if member.isfile() else None
     else:
         for info in file.infolist():
-            yield info.filename, None if info.is_dir() else partial(file.read, info)
+            yield info.filename, info.file_size, None if info.is_dir() else partial(file.open, info)
 
 
-def _read_tar(file: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    with file.extractfile(member) or io.BytesIO() as stream:  # a regular file always has a stream
-        return stream.read()
+def _open_tar(file: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    return file.extractfile(member) or io.BytesIO()  # a regular file always has a stream
