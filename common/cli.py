@@ -6,13 +6,13 @@ import re
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
 import torch
 
+from common.quiet import silence_libraries
 from common.ranges import whole_number
 from common.start import SIGNALS
 from utils import RunError, UserError, is_file_name, is_out_of_memory, shortened
@@ -20,7 +20,6 @@ from utils import RunError, UserError, is_file_name, is_out_of_memory, shortened
 MAX_MEMORY = 2 ** 50  # bytes
 MAX_GPUS = 1024
 MESSAGE_LENGTH = 2000  # characters of the line of an error, the end of which is cut
-QUIET = r'PIL\b|torch\.utils\.data\b'  # modules whose warnings do not stand beside a command's own lines
 
 
 class Parser(argparse.ArgumentParser):
@@ -107,7 +106,7 @@ def run(main: Callable[[], None]) -> None:
     """Runs a command: exit status 0 done, 2 wrong input, 130 interrupted, 1 anything else, with one line on stderr."""
     if hasattr(sys.stdout, 'reconfigure'):
         sys.stdout.reconfigure(errors='replace')  # a terminal without × prints ? and the command goes on
-    warnings.filterwarnings('ignore', module=QUIET)
+    silence_libraries()
     try:
         with _interruptible():
             main()

@@ -2,12 +2,16 @@
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
+import textwrap
 import time
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 WAIT = 120  # seconds that a busy machine may need
 COMMANDS = {
@@ -105,3 +109,43 @@ def test_a_full_disk_behind_stdout_is_one_line(tmp_path):
     assert process.returncode == 1
     lines = [line for line in process.stderr.splitlines() if line != '→']
     assert len(lines) == 1 and 'No space left' in lines[0]
+
+
+# what libraries say on their own
+
+NOISE = {  # code that makes a library print, and what it prints
+    'libtiff': ("with suppress(ValueError):\n    read_rgb('cut.tif')", 'not yet in table'),
+    'a warning of Pillow': ("read_rgb('exif.jpg')", 'Corrupt EXIF data'),
+    'a log line of Pillow': ("with suppress(ValueError):\n    read_rgb('samples.tif')", 'More samples per pixel'),
+    'a data loader': ("DataLoader([1], num_workers=1000)", 'worker processes'),
+}
+
+
+@pytest.fixture(scope='module')
+def noisy_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('noisy')
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 44, 3), dtype=np.uint8))
+    image.save(folder / 'cut.tif', compression='tiff_lzw')
+    content = (folder / 'cut.tif').read_bytes()
+    (folder / 'cut.tif').write_bytes(content[:300] + bytes([255]) * 300 + content[600:])
+    image.save(folder / 'exif.jpg', exif=b'Exif\0\0II*\0\x08\0\0\0\xff\0')
+    image.save(folder / 'samples.tif')
+    content = bytearray((folder / 'samples.tif').read_bytes())
+    place = content.index(struct.pack('<HHI', 277, 3, 1))  # SamplesPerPixel, one SHORT
+    content[place + 8:place + 10] = struct.pack('<H', 2048)
+    (folder / 'samples.tif').write_bytes(content)
+    return folder
+
+
+@pytest.mark.slow
+def test_libraries_print_nothing_and_nothing_else_is_lost(noisy_files):
+    """The same code outside of a command, and in one."""
+    code = '\n'.join(code for code, _ in NOISE.values()) + (
+        "\nprint('first', file=sys.stderr, flush=True)\nos.write(2, b'second\\n')\nwarnings.warn('third')\n")
+    script = ('import os, sys, warnings\nfrom contextlib import suppress\nfrom torch.utils.data import DataLoader\n'
+              'from common.cli import run\nfrom imaging import read_rgb\n'
+              f'def main():\n{textwrap.indent(code, "    ")}\nmain()\nrun(main)')
+    process = start(('-c', script), noisy_files)
+    loud, quiet = process.communicate(timeout=WAIT)[1].split('UserWarning: third', 1)
+    assert process.returncode == 0 and all(words in loud for _, words in NOISE.values())
+    assert re.fullmatch(r'\nfirst\nsecond\n\S+ UserWarning: third\n', quiet)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 import datasets
 import models
+from common.quiet import silence_libraries
 from common.registry import SpecError
 from datasets.evaluation import Evaluation
 from datasets.sampling import DrawSampler
@@ -48,7 +49,7 @@ def build_loader(config: dict, data_root: Path, device: torch.device, world: Wor
         raise SpecError(f"train_dataset.wrapper.name: '{spec['wrapper']['name']}' makes no training samples")
     sampler = DrawSampler(dataset, spec['batch_size'], spec.get('epoch_batches'), seed, world.rank, world.size)
     loader = DataLoader(dataset, batch_sampler=sampler, num_workers=spec.get('num_workers', 0),
-                        pin_memory=device.type == 'cuda', worker_init_fn=_leave_process_group,
+                        pin_memory=device.type == 'cuda', worker_init_fn=_start_worker,
                         generator=torch.Generator())  # a separate one: it must not draw from the run's
     return loader, sampler
 
@@ -70,7 +71,8 @@ def compiled(network: nn.Module) -> nn.Module:
     return torch.compile(network)  # type: ignore[return-value]
 
 
-def _leave_process_group(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     """In a data loader's worker: Ctrl-C and a batch system's SIGTERM are for the main process, which still needs it."""
+    silence_libraries()  # a worker that was not forked begins with Python's own settings
     if hasattr(os, 'setsid'):
         os.setsid()
