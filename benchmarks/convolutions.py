@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.cli import Parser, choose_device, run
+from common.ranges import whole_number
 from models.msit.conv import fft_conv2d
 
 FORMS = {'direct': lambda *args: F.conv2d(*args, padding='same'), 'spectra': fft_conv2d}
@@ -23,11 +24,13 @@ FORMS = {'direct': lambda *args: F.conv2d(*args, padding='same'), 'spectra': fft
 
 def main() -> None:
     parser = Parser(description='Times direct convolutions and products of spectra for the kernel sizes of MSC.')
-    parser.option('batch', type=int, default=4, metavar='N', help='images (default: 4)')
-    parser.option('side', type=int, default=48, metavar='N', help='of the images, in pixels (default: 48)')
-    parser.option('channels', type=int, default=16, metavar='N', help='in and out (default: 16)')
-    parser.option('sizes', type=int, nargs='+', default=[3, 9, 13, 15, 17, 21, 25, 33], metavar='K', help='kernel sizes')
-    parser.option('repeats', type=int, default=3, metavar='N', help='timed runs of each form (default: 3)')
+    parser.option('batch', type=whole_number(1, 4096), default=4, metavar='N', help='images (default: 4)')
+    parser.option('side', type=whole_number(1, 4096), default=48, metavar='N', help='of the images, in pixels (default: 48)')
+    parser.option('channels', type=whole_number(1, 4096), default=16, metavar='N', help='in and out (default: 16)')
+    parser.option('sizes', type=whole_number(1, 255), nargs='+', default=[3, 9, 13, 15, 17, 21, 25, 33], metavar='K',
+                  help='kernel sizes')
+    parser.option('repeats', type=whole_number(1, 10 ** 6), default=3, metavar='N',
+                  help='timed runs of each form (default: 3)')
     parser.device_options()
     options = parser.parse_args()
     device = choose_device(options)

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.plots import new_axes
 from common.cli import Parser, run
-from utils import UserError, atomic_path
+from utils import UserError, atomic_path, check_output
 
 TAG = 'val/psnr_x'
 
@@ -24,8 +24,9 @@ TAG = 'val/psnr_x'
 def main() -> None:
     parser = Parser(prog='python -m benchmarks.curves', description='Draws the validation curves of several runs.')
     parser.option('runs', nargs='+', required=True, metavar='DIR', help='folders of runs')
-    parser.option('output', type=Path, required=True, metavar='FILE', help='image to write, .png or .svg')
+    parser.option('output', type=Path, required=True, metavar='FILE', help='image to write, .png, .svg or .pdf')
     options = parser.parse_args()
+    check_output(options.output, ('.png', '.svg', '.pdf'))
     draw({Path(folder).name: read_curve(Path(folder)) for folder in options.runs}, options.output)
     print(f'wrote {options.output}')
 

@@ -21,7 +21,6 @@ import pstats
 import statistics
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +32,12 @@ from tqdm import tqdm
 
 import datasets
 from common.cli import Parser, choose_device, run
+from common.ranges import whole_number, whole_numbers
 from datasets.sampling import DrawSampler
 from engine.config import TRAIN_KEYS, load_config
 from engine.training.record import Pace
 from engine.training.trainer import Trainer
-from utils import UserError, write_text
+from utils import check_output, write_text
 
 CONFIG = Path(__file__).resolve().parent.parent / 'configs/train/train_msit_s.yaml'
 BATCH_SIZE = 32
@@ -48,30 +48,32 @@ BATCHES = {'none': 2, 'mapped': 64}  # of a timed epoch: about a second or two e
 def main() -> None:
     parser = Parser(description='Times training samples cut from decoded images and from whole ones decoded each time.')
     parser.option('output', metavar='FILE', help='where to write the numbers as JSON')
-    parser.option('images', type=int, default=8, metavar='N', help='how many to make (default: 8)')
-    parser.option('size', default='1356,2040', metavar='H,W', help='of each, pixels (default: 1356,2040)')
-    parser.option('workers', default='0,1,2', metavar='N,N', help="numbers of a data loader's workers (default: 0,1,2)")
-    parser.option('repeats', type=int, default=7, metavar='N', help='timed epochs, whose median counts (default: 7)')
+    parser.option('images', type=whole_number(1, 10 ** 6), default=8, metavar='N', help='how many to make (default: 8)')
+    parser.option('size', type=whole_numbers(192, 2 ** 15, 2), default=[1356, 2040], metavar='H,W',
+                  help='of each, pixels (default: 1356,2040)')
+    parser.option('workers', type=whole_numbers(0, 1024), default=[0, 1, 2], metavar='N,N',
+                  help="numbers of a data loader's workers (default: 0,1,2)")
+    parser.option('repeats', type=whole_number(1, 10 ** 6), default=7, metavar='N',
+                  help='timed epochs, whose median counts (default: 7)')
     parser.option('config', default=CONFIG, metavar='FILE', help='whose training steps wait (default: train_msit_s.yaml)')
-    parser.option('steps', type=int, default=20, metavar='N', help='timed training steps (default: 20; 0 leaves them out)')
+    parser.option('steps', type=whole_number(0, 10 ** 6), default=20, metavar='N',
+                  help='timed training steps (default: 20; 0 leaves them out)')
     parser.option('profile', action='store_true', help='also show what a sample from the store costs, function by function')
     parser.device_options()
     options = parser.parse_args()
     device = choose_device(options)
-    height, width = integers(options.size, '-size', 2, least=192)
-    workers = integers(options.workers, '-workers', None, least=0)
-    if options.images < 1 or options.repeats < 1:
-        raise UserError('-images and -repeats must be at least 1')
-    warnings.filterwarnings('ignore', message='This DataLoader will create')  # more workers than cores are the point
+    if options.output:
+        check_output(options.output, ('.json',))
+    height, width = options.size
 
     with tempfile.TemporaryDirectory() as folder:
         png_bytes = make_images(Path(folder) / 'images', options.images, height, width)
         started = time.perf_counter()
         stores = {cache: make_dataset(Path(folder), cache) for cache in BATCHES}
         build_seconds = time.perf_counter() - started
-        rows = [measure(stores, count, options.repeats) for count in workers]
+        rows = [measure(stores, count, options.repeats) for count in options.workers]
         steps = [{'workers': count, **{cache: time_steps(options.config, Path(folder), cache, count, options.steps, device)
-                                       for cache in stores}} for count in workers if options.steps]
+                                       for cache in stores}} for count in options.workers if options.steps]
         if options.profile:
             show_profile(stores['mapped'])
     results = {
@@ -88,18 +90,6 @@ def main() -> None:
         print(f'\ntraining steps of {Path(options.config).name} on {device}:\n{format_steps(steps)}')
     if options.output:
         write_text(options.output, json.dumps(results, indent=1) + '\n')
-
-
-def integers(text: str, option: str, count: int | None, least: int) -> list[int]:
-    """The comma-separated integers of an option."""
-    try:
-        values = [int(value) for value in text.split(',')]
-    except ValueError:
-        values = []
-    if len(values) != (count or len(values)) or not values or min(values) < least:
-        wanted = 'integers' if count is None else f'{count} integers'
-        raise UserError(f'{option} {text}: expected {wanted} of at least {least}, separated by commas')
-    return values
 
 
 def make_images(folder: Path, count: int, height: int, width: int) -> int:

@@ -32,9 +32,10 @@ from benchmarks import plain
 from benchmarks.plots import new_axes
 from common.cli import Parser, choose_device, run
 from common.coords import nearest_index, pixel_centres
+from common.ranges import real_number, whole_number
 from engine.config import TRAIN_KEYS, load_config
 from models.decoders.msit import MSIT
-from utils import write_text
+from utils import check_output, write_text
 
 CONFIG = Path(__file__).resolve().parent.parent / 'configs/train/train_edsr_baseline_MsIT.yaml'
 CASES = ['96x2', '96x3.3', '96x4', '32x12']
@@ -44,15 +45,19 @@ QUERIES = 48 ** 2  # of a training sample
 def main() -> None:
     parser = Parser(description='Times MSIT\'s plain and fast queries; prints a table, writes JSON and a plot.')
     parser.option('config', default=CONFIG, metavar='FILE', help='of the model')
-    parser.option('cases', nargs='+', default=CASES, metavar='SIDExSCALE', help='LR side and scale of each comparison')
-    parser.option('repeats', type=int, default=3, metavar='N', help='timed runs of each path (default: 3)')
+    parser.option('cases', nargs='+', type=checked_case, default=CASES, metavar='SIDExSCALE',
+                  help='LR side and scale of each comparison')
+    parser.option('repeats', type=whole_number(1, 10 ** 6), default=3, metavar='N',
+                  help='timed runs of each path (default: 3)')
     parser.option('precision', choices=['float32', 'bfloat16', 'float16'], default='float32', help='autocast to this')
-    parser.option('batch', type=int, default=4, metavar='N', help='of the training step; 0 leaves it out (default: 4)')
+    parser.option('batch', type=whole_number(0, 4096), default=4, metavar='N',
+                  help='of the training step; 0 leaves it out (default: 4)')
     parser.option('output', type=Path, default=Path('output/queries.json'), metavar='FILE',
                   help='JSON; the plot lies beside it (default: output/queries.json)')
     parser.option('measure', nargs=2, help=argparse.SUPPRESS)  # path and case: peak memory, in a process of its own
     parser.device_options()
     options = parser.parse_args()
+    check_output(options.output, ('.json',))
 
     device = choose_device(options)
     bench = Bench(options.config, device, getattr(torch, options.precision))
@@ -204,8 +209,14 @@ def peak_resident() -> int:
 
 def parse_case(case: str) -> tuple[int, float]:
     """'96x3.3' → (96, 3.3)."""
-    side, scale = case.split('x')
-    return int(side), float(scale)
+    side, _, scale = case.partition('x')
+    return whole_number(1, 4096)(side), real_number(1, 100)(scale)
+
+
+def checked_case(text: str) -> str:
+    """The type of an option that holds what `parse_case` reads."""
+    parse_case(text)
+    return text
 
 
 def describe(device: torch.device) -> str:

@@ -70,6 +70,16 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def whole_numbers(low: int, high: int, count: int | None = None) -> Callable[[str], list[int]]:
+    """The type of an option that holds whole numbers from `low` to `high`, separated by commas; `count` of them if given."""
+    def parse(text: str) -> list[int]:
+        parts = text.split(',')
+        if count is not None and len(parts) != count:
+            raise argparse.ArgumentTypeError(f'expected {count} whole numbers, separated by commas, got {shortened(text)}')
+        return [whole_number(low, high)(part.strip()) for part in parts]
+    return parse
+
+
 def real_number(low: float, high: float) -> Callable[[str], float]:
     """The type of an option that holds a number from `low` to `high`, in the digits 0 to 9."""
     def parse(text: str) -> float:

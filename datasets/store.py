@@ -1,7 +1,8 @@
 """Decoded images on disk, memory-mapped: cutting a crop reads only its bytes and decodes nothing.
 
 An entry of the store is an .npy file of (H, W, 3) uint8 that ends with a checksum. Its name contains the image's name, size
-in bytes and modification time, so a changed image gets a new entry, and the entry of an unchanged image is found again.
+in bytes and modification time, so a changed image gets a new entry, and the entry of an unchanged image is found again. Of a
+name that is long, or that some file systems take for that of another file, it contains the beginning and a digest.
 Entries are written under a temporary name, brought to the disk, then renamed, and never changed: an interrupted build
 continues where it stopped, and a complete store is only read. One process at a time builds; others wait for it.
 
@@ -29,7 +30,8 @@ from imaging import read_rgb, read_size
 from utils import PARTIAL, RunError, UserError, atomic_path
 
 _VERSION = 3  # of the entries: raise it when `read_rgb` returns other values, or files are laid out in another way
-_ENTRY = re.compile(r'(?P<image>.+)\.v\d+-\d+--?\d+')  # stem of an entry's name
+_ENTRY = re.compile(r'(?P<label>.+)\.v\d+-\d+--?\d+')  # stem of an entry's name
+_PLAIN = re.compile(r'[a-z0-9._ -]{1,128}')  # names of images that are the same on every file system
 _CHECKSUM = 4  # bytes at the end of an entry: CRC-32 of its name and of all before
 _PART = 2 ** 20  # bytes read at once
 _ADVICE = "make room there, name another folder as cache_path, or set 'cache: none'"
@@ -95,7 +97,14 @@ def _entry_name(image: Path) -> str:
         status = image.stat()
     except OSError as error:
         raise UserError(f'{image}: cannot be read ({error.strerror})') from error
-    return f'{image.name}.v{_VERSION}-{status.st_size}-{status.st_mtime_ns}.npy'
+    return f'{_label(image.name)}.v{_VERSION}-{status.st_size}-{status.st_mtime_ns}.npy'
+
+
+def _label(name: str) -> str:
+    """What stands for an image's name in that of its entry."""
+    if _PLAIN.fullmatch(name):
+        return name
+    return f"{re.sub('[^a-z0-9._ -]', '_', name.lower())[:64]}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
 
 
 def _find_entries(paths: Iterable[Path]) -> dict[Path, _Entry]:
@@ -196,11 +205,17 @@ def _remove_stale(folders: dict[Path, Path], store: Path) -> None:
 
 def _stale_files(images: Path, folder: Path) -> list[Path]:
     """The files of `_remove_stale` in one folder."""
+    try:
+        current = {_label(name): images / name for name in os.listdir(images)}
+    except FileNotFoundError:
+        current = {}
+    except OSError:  # what is current is not known
+        return []
     stale = []
     for file in folder.glob('*.npy') if folder.is_dir() else ():
         if entry := _ENTRY.fullmatch(file.stem):
-            image = images / entry['image']
-            if not image.is_file() or _entry_name(image) != file.name:
+            image = current.get(entry['label'])
+            if image is None or not image.is_file() or _entry_name(image) != file.name:
                 stale.append(file)
         elif file.name.startswith(PARTIAL):
             stale.append(file)

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from helpers import call
 from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks import convolutions, curves, data, plain, plots, queries
@@ -115,6 +116,19 @@ def test_curves_of_runs(tmp_path, monkeypatch, capsys):
                                       '-output', str(tmp_path / 'out.png')])
     curves.main()
     assert (tmp_path / 'out.png').stat().st_size > 5000
+
+
+@pytest.mark.parametrize(('command', 'words'), [
+    *((data, words) for words in ('-size 100,300', '-size 300', '-size a,b', '-size 40000,300', '-workers -1', '-repeats 0',
+                                  '-workers 1,,2', '-images 0', '-images 9999999999', '-steps -1', '-output x.txt')),
+    *((queries, words) for words in ('-cases 96', '-cases x2', '-cases 96xnan', '-cases 1e9x2', '-cases 96x0.5',
+                                     '-repeats 0', '-repeats ５', '-batch -1', '-batch 1e3', '-output x', '-output tests')),
+    *((convolutions, words) for words in ('-batch 0', '-side 10000', '-channels -3', '-sizes 3 0', '-repeats 1.5')),
+    (curves, '-runs x -output tests'), (curves, '-runs x -output y.json')])
+def test_options_out_of_range(monkeypatch, capsys, command, words):
+    done = call(command.main, words.split(), capsys, monkeypatch)
+    assert done.status == 2 and done.out == '' and done.err.count('\n') == 1
+    assert 'expected' in done.err or 'is a folder' in done.err
 
 
 def test_plots_without_matplotlib_are_refused_in_a_line(monkeypatch):
