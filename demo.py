@@ -7,7 +7,7 @@ if __name__ == '__main__':  # first, for signals amid the other imports
     guard()
 
 import sys
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,7 +16,9 @@ import models
 from common.cli import Parser, choose_device, run
 from common.ranges import real_number, whole_number
 from engine.upscaling import Size, plan, upscale_file
+from engine.zoom import add_zoom_options, plan_zoom, write_zoom
 from imaging import MAX_PIXELS
+from models.contract import SRModel
 from utils import ROOT, RunError, UserError, printable, shortened
 
 MAX_SIDE = 10 ** 12  # of sizes that are read; an image is then refused by its number of pixels
@@ -32,6 +34,7 @@ def main() -> None:
     sizes.add_argument('-scale', '--scale', default='4', metavar='S|SY,SX',
                        help='factor ≥ 1, or one for the height and one for the width (default: 4)')
     sizes.add_argument('-resolution', '--resolution', metavar='H,W', help='exact height and width in pixels')
+    add_zoom_options(parser, sizes)
     parser.option('output', type=Path, metavar='PATH',
                   help='image to write, or folder when the input is one (default: output/)')
     parser.memory_option()
@@ -43,10 +46,12 @@ def main() -> None:
     options = parser.parse_args()
 
     source = Path(options.input)
+    if zoom := plan_zoom(options):
+        return write_zoom(load_model(options), zoom)
     size = Size(parse_scale(options.scale), parse_resolution(options.resolution))
     jobs = plan(source, options.output)
-    device = choose_device(options)
-    model = models.load(options.model, device).use_kernels(not options.no_kernels)
+    model = load_model(options)
+    device = model.inp_sub.device
     failed: list[Exception] = []
     for job in tqdm(jobs, 'upscaling', disable=None if len(jobs) > 1 else True, leave=False):
         try:
@@ -59,6 +64,11 @@ def main() -> None:
     if failed:
         kind = RunError if any(isinstance(error, RunError) for error in failed) else UserError
         raise kind(f'{source}: {len(failed)} of {len(jobs)} images could not be upscaled, see above; the others are done')
+
+
+def load_model(options: Namespace) -> SRModel:
+    """The model of -model on the device of -device."""
+    return models.load(options.model, choose_device(options)).use_kernels(not options.no_kernels)
 
 
 def parse_scale(text: str) -> tuple[float, float]:

@@ -1,0 +1,92 @@
+"""Windows of an image at any scale: by the network where they are enlarged, by bicubic where they are reduced."""
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from common.arrays import to_tensor
+from common.coords import Region
+from models.contract import SRModel
+from models.latents import LatentCache
+from utils import UserError
+
+LATENT_MEMORY = 2 ** 29  # bytes of latents that are kept
+SIDE = 128               # LR pixels of the regions that are encoded at a time, if the model depends on few around them
+
+
+class Window(NamedTuple):
+    """A rectangle of an image, in real numbers of its pixels."""
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+    @property
+    def height(self) -> float:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> float:
+        return self.right - self.left
+
+
+def check_windows(model: SRModel, option: str) -> None:
+    """Raises UserError unless the model renders windows at any scale.
+
+    Args:
+        option: what needs it, for the message.
+    """
+    if not model.has_windows:
+        raise UserError(f'{option}: the output pixels of this model depend on each other, so it renders no windows; '
+                        'choose another -model')
+    if model.fixed_scale:
+        raise UserError(f'{option}: this model upscales by exactly {model.fixed_scale}; choose an arbitrary-scale -model')
+
+
+class WindowedImage:
+    """An image that is encoded once, region by region, when a window first needs them.
+
+    Args:
+        model: one that `check_windows` accepts.
+        rgb: (H, W, 3) uint8.
+        cache: keeps the latents; images may share one.
+    """
+
+    def __init__(self, *, model: SRModel, rgb: np.ndarray, cache: LatentCache):
+        self.model = model
+        self.height, self.width = rgb.shape[:2]
+        self.image = Image.fromarray(rgb)
+        self._encoded = model.encode_image(to_tensor(rgb).unsqueeze(0), max(SIDE, 2 * (model.reach or 0)), cache)
+
+    def render(self, window: Window, size: tuple[int, int]) -> np.ndarray:
+        """A window by the network, or by bicubic where `size` has fewer pixels in both directions: (h, w, 3) uint8.
+
+        Args:
+            window: inside the image.
+            size: (h, w).
+        """
+        if not self.needs_network(window, size):
+            return self.bicubic(window, size)
+        rgb = self.model.render(self._encoded, window, size)[0]                 # (3, h, w)
+        return rgb.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+    def bicubic(self, window: Window, size: tuple[int, int]) -> np.ndarray:
+        """A window by Pillow's bicubic, antialiased where it becomes smaller: (h, w, 3) uint8."""
+        box = (window.left, window.top, window.right, window.bottom)
+        return np.asarray(self.image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+
+    def needs_network(self, window: Window, size: tuple[int, int]) -> bool:
+        """Whether a window has fewer pixels than `size`, in height or width."""
+        return size[0] > window.height or size[1] > window.width
+
+    def regions(self, window: Window, size: tuple[int, int]) -> list[Region]:
+        """The regions whose latents `render` needs, at most."""
+        if not self.needs_network(window, size):
+            return []
+        visible = Region(int(window.top), int(window.bottom) + 1, int(window.left), int(window.right) + 1,
+                         self.height, self.width)
+        return [region for region in self._encoded.regions if region.overlap(visible)]
+
+    def encode(self, region: Region) -> None:
+        """Encodes a region ahead of `render`, unless its latent is kept."""
+        self._encoded.latent(region)
