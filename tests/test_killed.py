@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from lab import Lab, after_step, checkpoints_of, differences, hashes, one_error_line, scalars
+from lab import Lab, after_step, checkpoints_of, differences, epoch_lines, hashes, one_error_line, scalars
 from launch import DEADLINE, Launcher
 
 import engine.checkpoint
@@ -88,7 +88,7 @@ run(train.main)
 @pytest.mark.parametrize(('count', 'missing'), [
     (1, ['epoch-1.pth', 'epoch-best.pth']), (2, ['epoch-1.pth']), (3, [])])
 def test_kill_between_the_files_of_an_epoch(lab, launcher, count, missing):
-    """What should have followed epoch-last.pth is written at the next start, with the same bits."""
+    """What should have followed epoch-last.pth is written at the next start, with the same bits, and the log's line once."""
     lab.write_config(epoch_max=1)
     assert launcher.run(job(lab, 'whole')) == 0
     names = ['epoch-1.pth', 'epoch-best.pth', 'epoch-last.pth']
@@ -101,6 +101,8 @@ def test_kill_between_the_files_of_an_epoch(lab, launcher, count, missing):
     said = 'wrote epoch-best.pth and epoch-1.pth' if count == 1 else 'wrote epoch-1.pth'
     expected = [f'{said}, which were missing since the run was stopped'] if missing else []
     assert [line for line in lines if line.startswith('wrote')] == expected
+    assert launcher.run(job(lab, 'run')) == 0
+    assert epoch_lines(lab.save('run', 'log.txt')) == epoch_lines(lab.save('whole', 'log.txt')) != []
 
 
 @pytest.mark.parametrize('damage', [Path.unlink, lambda file: os.truncate(file, 1000), 'epoch 1'])

@@ -86,6 +86,7 @@ ROWS = [
     (put('batch', ITERATIONS + 1), 'batch is 6, expected a whole number from 0 to 5'),
     (put('lowered', 3), 'lowered is 3, expected a whole number from 0 to 2'),
     (put('best_epoch', 2), 'best_epoch is 2'), (put('best', 1000.5), 'best is'), (put('best', -1e30), 'best is'),
+    *[(put('report', value), 'report is ') for value in (3, ['x'], 'x' * 1001, 'a\nb', b'x')],
     (put('loss_sum', -math.inf), 'loss_sum is'), (drop('best'), 'best is'), (drop('loss_sum'), 'loss_sum is'),
     *[(put('scaler', {**SCALER, key: value}), f'scaler.{key} is ') for key in SCALER
       for value in (-1, math.inf, math.nan, 1e30, '1', None)],
@@ -143,8 +144,8 @@ def test_right_ones_are_restored(content, tiny_msit):
     assert (float(state.loss_sum), int(state.lowered)) == (0.5, 1)  # of iterations 6 and 7, at 0.25; the seventh was lowered
 
 
-@pytest.mark.parametrize('edit', [drop('best_epoch'), put('best_epoch', None), put('best', -math.inf), put('best', 20),
-                                  put('scaler', SCALER), put('batch', ITERATIONS), put('loss_sum', -3.5)])
+@pytest.mark.parametrize('edit', [drop('best_epoch'), put('best_epoch', None), drop('report'), put('best', -math.inf),
+                                  put('best', 20), put('scaler', SCALER), put('batch', ITERATIONS), put('loss_sum', -3.5)])
 def test_unusual_ones_are_restored(content, tiny_msit, edit):
     edit(content)
     state = made_state(tiny_msit)

@@ -12,6 +12,7 @@ from utils import UserError, shortened
 
 MOST_DB = 1000.0  # highest score of a validation: identical images have an infinite PSNR
 COUNT = 10 ** 9  # most epochs, and most steps of an optimiser
+LONGEST = 1000  # characters of a line of the log
 HUGE = 1e30  # no number of an optimiser's state is as large
 NOT_NEGATIVE = ('exp_avg_sq', 'max_exp_avg_sq', 'square')  # averages of squares, in the optimisers' names
 
@@ -27,7 +28,7 @@ class RunStateError(UserError):
 
 
 def check_numbers(checkpoint: dict, epoch_iterations: int) -> None:
-    """Raises RunStateError for a number of a checkpoint that no run of so many iterations an epoch can have written."""
+    """Raises RunStateError for a value of a checkpoint that no run of so many iterations an epoch can have written."""
     _check(checkpoint, 'epoch', Range(0, COUNT, True))
     _check(checkpoint, 'batch', Range(0, epoch_iterations, True))
     _check(checkpoint, 'global_batch', Range(0, 10 ** 15, True))
@@ -37,6 +38,9 @@ def check_numbers(checkpoint: dict, epoch_iterations: int) -> None:
         _check(checkpoint, 'best', Range(-MOST_DB, MOST_DB))
     if checkpoint.get('best_epoch') is not None:  # absent in files of earlier versions
         _check(checkpoint, 'best_epoch', Range(0, checkpoint['epoch'], True))
+    report = checkpoint.get('report')  # absent in files of earlier versions
+    if report is not None and not (isinstance(report, str) and len(report) <= LONGEST and report.isprintable()):
+        raise RunStateError(f'report is {shortened(report)}, expected a line of the log')
     scaler = checkpoint.get('scaler')
     if scaler:  # empty unless the run computed in float16
         _check_kind(scaler, dict, 'scaler')

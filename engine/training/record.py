@@ -18,6 +18,7 @@ from datasets.evaluation import Pair
 from imaging import to_image
 from utils import ROOT, RunError, format_time
 
+TIME = 20  # characters of the time before a line of log.txt
 IMAGE_SIDE = 96  # of the crops that are shown, HR pixels
 
 
@@ -42,6 +43,14 @@ class Record:
                 tqdm.write(line)
             with self.writing('log.txt'), open(self.folder / 'log.txt', 'a', encoding='utf-8') as file:
                 file.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} {line}\n')
+
+    def log_once(self, line: str) -> None:
+        """One line to the screen and to log.txt, unless that has a line which begins so: a run was killed before it came."""
+        file = self.folder / 'log.txt'
+        with self.writing('log.txt'):
+            lines = file.read_text(encoding='utf-8', errors='replace').splitlines() if file.is_file() else []
+        if not any(other[TIME:].startswith(line) for other in lines):
+            self.log(line)
 
     def text(self, name: str, line: str) -> None:
         """A line for the log and for TensorBoard's texts."""

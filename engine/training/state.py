@@ -33,6 +33,7 @@ class RunState:
             were at a lowered scale, int64.
         best: the highest validation score so far, the mean PSNR over the scales.
         best_epoch: the epoch after which it was reached; None before the first validation.
+        report: the log's line of the last epoch, which a run that is killed before it is written has in its checkpoint.
     """
 
     def __init__(self, *, config: dict, model: SRModel, device: torch.device, epoch_iterations: int,
@@ -48,6 +49,7 @@ class RunState:
         self.lowered = torch.zeros((), dtype=torch.int64, device=device)
         self.best = -math.inf
         self.best_epoch: int | None = None
+        self.report: str | None = None
 
     @property
     def measured(self) -> SRModel:
@@ -97,9 +99,10 @@ class RunState:
         raw = {'raw': self.model.state_dict()} if self.average else {}
         save_checkpoint(
             path, self.measured, self.config['model'], **raw, epoch=self.epoch, batch=self.iteration, best=self.best,
-            best_epoch=self.best_epoch, global_batch=self.global_iteration, loss_sum=float(self.loss_sum),
-            lowered=int(self.lowered), random_state=random_state(self.device), config=self.config,
-            scaler=self.scaler.state_dict(), optimizer={**self.config['optimizer'], 'sd': self.optimizer.state_dict()})
+            best_epoch=self.best_epoch, report=self.report, global_batch=self.global_iteration,
+            loss_sum=float(self.loss_sum), lowered=int(self.lowered), random_state=random_state(self.device),
+            config=self.config, scaler=self.scaler.state_dict(),
+            optimizer={**self.config['optimizer'], 'sd': self.optimizer.state_dict()})
 
     def restore(self, checkpoint: dict, source: str) -> None:
         """Continues exactly where `save` was called. A moving average that is new to the run starts from its weights.
@@ -118,6 +121,7 @@ class RunState:
                 checkpoint['optimizer'].get('sd'), self.optimizer,
                 complete=self.run_iteration > 0 and not self.model.may_idle))
             self.best, self.best_epoch = float(checkpoint['best']), checkpoint.get('best_epoch')
+            self.report = checkpoint.get('report')
             self.loss_sum.fill_(checkpoint['loss_sum'])
             self.lowered.fill_(checkpoint['lowered'])
             self.earlier_iterations = checkpoint['global_batch'] - self.run_iteration

@@ -62,6 +62,8 @@ class Trainer:
                                      world=world) if val_dataset else None
         self.time_left = ''
         self.stop_requested = False
+        if self.state.report and resume == folder / LAST:
+            self.record.log_once(self.state.report)
         self._log_start(checkpoint, resume)
         if missed:
             self.record.log(f'wrote {" and ".join(missed)}, which were missing since the run was stopped')
@@ -150,12 +152,13 @@ class Trainer:
         due = state.epoch % self.config.get('epoch_val', 1) == 0 or state.epoch == epochs
         scores = self.validate() if due else {}
         best = self.is_best(scores)
+        state.report = line + format_scores(scores)
         self.save(LAST)
         if best:
             self.save(BEST)
         if self.config.get('epoch_save') and state.epoch % self.config['epoch_save'] == 0:
             self.save(f'epoch-{state.epoch}.pth')
-        self.record.log(line + format_scores(scores) + (f', {self.time_left} left' if self.time_left else ''))
+        self.record.log(state.report + (f', {self.time_left} left' if self.time_left else ''))
 
     def validate(self) -> dict[float, float]:
         """PSNR in dB at each scale of the validation set; nothing where there is none."""
