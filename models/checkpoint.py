@@ -1,5 +1,6 @@
 """Checkpoint files → models. Only tensors and plain values are read, so opening a file can run no code."""
 import pickle
+import stat
 import warnings
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,11 @@ def read_checkpoint(path: str | Path) -> dict:
     Raises: UserError when the file is missing, is no checkpoint, or carries anything but tensors and plain values.
     """
     path = find(path)
-    if not path.is_file():
+    status = file_status(path)
+    if status is not None and not stat.S_ISREG(status.st_mode):
+        kind = 'a folder' if stat.S_ISDIR(status.st_mode) else 'no regular file'
+        raise UserError(f'{path}: is {kind}, expected a checkpoint file')
+    if status is None:
         shipped = ', '.join(sorted(file.stem for file in ZOO.glob('*.pth')))
         hint = f'; shipped weights are {shipped}' if not path.suffix and shipped else ''
         raise UserError(f'{path}: no such checkpoint file{hint}')
@@ -42,6 +47,8 @@ def read_checkpoint(path: str | Path) -> dict:
             warnings.simplefilter('ignore')  # torch's hints about unusual files; the errors below are clearer
             checkpoint = _load_plain(path)
     except Exception as error:  # a damaged or foreign file makes torch raise anything
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(f'{path}: cannot be read ({error.strerror})') from error
         if isinstance(error, pickle.UnpicklingError) and 'global' in str(error).lower():
             raise UserError(f'{path}: not opened, because it carries more than tensors and plain values') from error
         raise UserError(f'{path}: not a checkpoint, or a damaged one') from error
