@@ -1,0 +1,66 @@
+"""The command: python -m tests.hostile -inputs 500 -kills 40 -seed 0"""
+import os
+
+os.environ.update(OMP_NUM_THREADS='1', http_proxy='http://127.0.0.1:9', https_proxy='http://127.0.0.1:9')  # no network
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch._dynamo  # noqa: F401  (so that no command imports it for itself)
+
+from common.cli import Parser, run
+from common.ranges import real_number, whole_number
+from tests.hostile import inputs, kills
+from tests.hostile.campaign import Attack, Input, Settings, report, run_all, silenced_bytecode
+from tests.hostile.originals import COMMANDS, make_originals
+from tests.hostile.outputs import unreadable
+from utils import RunError
+
+
+def main() -> None:
+    parser = Parser(prog='python -m tests.hostile', description='Attacks every command; exit status 1 when one broke.')
+    parser.option('inputs', type=whole_number(0, 10 ** 6), default=500, metavar='N', help='hostile inputs (default: 500)')
+    parser.option('kills', type=whole_number(0, 10 ** 6), default=40, metavar='N', help='kills (default: 40)')
+    parser.option('seed', type=whole_number(0, 10 ** 9), default=0, metavar='N', help='another seed, other attacks')
+    parser.option('only', type=whole_number(0, 10 ** 7), metavar='N', help='the attack of this number alone; keeps its files')
+    parser.option('family', choices=list(inputs.FAMILIES), help='only the inputs of this family')
+    parser.option('limit', type=real_number(1, 1000), default=30.0, metavar='S', help='seconds for a command (default: 30)')
+    options = parser.parse_args()
+    silenced_bytecode()
+    root = Path(tempfile.mkdtemp(prefix='hostile-'))
+    root.chmod(0o755)
+    broken = None
+    try:
+        (root / 'originals').mkdir()
+        make_originals(root / 'originals')
+        settings = Settings(COMMANDS, root / 'originals/case', root, options.seed, unreadable, options.limit)
+        attacks = list(_attacks(options.inputs, options.kills, options.family, options.only, settings))
+        tried, broken = run_all(iter(attacks), len(attacks), keep=options.only is not None)
+        print(report(tried, broken, f'python -m tests.hostile -seed {options.seed}'))
+    finally:
+        if options.only is None:
+            shutil.rmtree(root, ignore_errors=True)
+    if broken:
+        raise RunError(f'{len(broken)} of {tried.total()} attacks broke the contract of the commands')
+
+
+def _attacks(count: int, killed: int, family: str | None, only: int | None,
+             settings: Settings) -> Iterator[Callable[[], Attack]]:
+    """Functions that start an attack each. Inputs have the numbers from 0 on, kills those from KILLS on."""
+    names = list(inputs.FAMILIES)
+    for number in range(count) if only is None else [only] if only < kills.FIRST else []:
+        name = names[number % len(names)]
+        if family in (None, name):
+            yield partial(Input, name, number, inputs.FAMILIES[name], settings)
+    numbers = range(kills.FIRST, kills.FIRST + killed) if only is None else [only] if only >= kills.FIRST else []
+    if numbers:
+        undisturbed = kills.Undisturbed(settings)
+        yield from (partial(kills.Kill, number, undisturbed, settings) for number in numbers)
+
+
+if __name__ == '__main__':
+    sys.exit(run(main))
