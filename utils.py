@@ -9,6 +9,7 @@ import re
 import reprlib
 import secrets
 import stat
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -56,9 +57,19 @@ def shortened(value: object, quotes: bool = True) -> str:
     return text if quotes or not isinstance(value, str) else text[1:-1]
 
 
-def printable(path: str | Path) -> str:
-    """A path as text that every UTF-8 stream takes: bytes of a name that are no UTF-8 become escapes."""
-    return str(path).encode('utf-8', 'backslashreplace').decode('utf-8')
+def printable(text: str | Path) -> str:
+    """A path, or a message with one, on one line that every UTF-8 stream takes and that no terminal obeys.
+
+    Bytes of a name that are no UTF-8, line breaks and other control characters become escapes.
+    """
+    text = str(text).encode('utf-8', 'backslashreplace').decode('utf-8')
+    return ''.join(letter if letter.isprintable() or unicodedata.category(letter) == 'Zs' else
+                   letter.encode('unicode_escape').decode() for letter in text)
+
+
+def short_path(path: str | Path) -> str:
+    """A path as a message prints it, of one that no file can have the beginning."""
+    return printable(path) if len(str(path)) <= 255 and '\0' not in str(path) else shortened(str(path), quotes=False)
 
 
 def one_line(error: Exception) -> str:
@@ -107,8 +118,7 @@ def file_status(path: str | Path) -> os.stat_result | None:
         return None
     except (OSError, ValueError) as error:
         reason = getattr(error, 'strerror', None) or error
-        name = printable(path) if len(str(path)) <= 255 and '\0' not in str(path) else shortened(str(path), quotes=False)
-        raise UserError(f'{name}: cannot be opened ({reason})') from error
+        raise UserError(f'{short_path(path)}: cannot be opened ({reason})') from error
 
 
 @contextlib.contextmanager

@@ -15,10 +15,11 @@ import torch
 from common.quiet import silence_libraries
 from common.ranges import whole_number
 from common.start import SIGNALS
-from utils import RunError, UserError, is_file_name, is_out_of_memory, shortened
+from utils import RunError, UserError, WriteError, is_file_name, is_out_of_memory, printable, short_path, shortened
 
 MAX_MEMORY = 2 ** 50  # bytes
 MAX_GPUS = 1024
+WRONG_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
 MESSAGE_LENGTH = 2000  # characters of the line of an error, the end of which is cut
 
 
@@ -115,7 +116,7 @@ def run(main: Callable[[], None]) -> None:
         status, message = verdict(error)
         if message is None:
             raise
-        line = ' '.join(message.split())
+        line = printable(' '.join(message.split()))
         with suppress(OSError, ValueError):  # nobody reads
             print(line if len(line) <= MESSAGE_LENGTH else f'{line[:MESSAGE_LENGTH - 1]}…', file=sys.stderr)
         _drop_unwritten(sys.stdout)
@@ -163,6 +164,8 @@ def verdict(error: BaseException) -> tuple[int, str | None]:
         return 1, f'error: {message_of(error)}'
     if is_out_of_memory(error):
         return 1, f'error: out of memory ({message_of(error)})' if message_of(error) else 'error: out of memory'
+    if isinstance(error, OSError) and error.errno in WRONG_PATH and _has_path(error) and not isinstance(error, WriteError):
+        return 2, f'error: {message_of(error)}'
     if isinstance(error, OSError):
         advice = '; free some space and run it again' if error.errno == errno.ENOSPC else ''
         return 1, f'error: {message_of(error)}{advice}'
@@ -171,8 +174,14 @@ def verdict(error: BaseException) -> tuple[int, str | None]:
     return 1, None
 
 
+def _has_path(error: OSError) -> bool:
+    return isinstance(error.filename, (str, bytes)) and bool(error.filename)
+
+
 def message_of(error: BaseException) -> str:
-    """The message of an error, without the traceback that a data loader's worker puts before it."""
+    """The message of an error, without the number of a system's error, and what a data loader's worker puts before it."""
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, WriteError):
+        return f'{short_path(os.fsdecode(error.filename))}: {error.strerror}' if _has_path(error) else error.strerror
     if not str(error).startswith('Caught '):
         return str(error)
     return re.split(rf'^(?:\w+\.)*{type(error).__name__}(?:: |$)', str(error), flags=re.MULTILINE)[-1].strip()

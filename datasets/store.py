@@ -109,7 +109,7 @@ def _label(name: str) -> str:
 
 def _find_entries(paths: Iterable[Path]) -> dict[Path, _Entry]:
     """The entries that are there and intact."""
-    present = [path for path in paths if path.exists()]
+    present = [path for path in paths if path.is_file()]  # a FIFO would be waited for
     entries = zip(present, in_parallel(_find_entry, present, 'checking decoded images'))
     return {path: entry for path, entry in entries if entry}
 

@@ -12,7 +12,7 @@ from engine.training.losses import LOSSES
 from engine.training.schedule import OPTIMIZERS, SCHEDULES
 from engine.yaml_files import apply_overrides, plain, read_yaml
 from models.registries import MODELS
-from utils import UserError, nearest_name, shortened
+from utils import VALUE_LENGTH, UserError, nearest_name, shortened
 
 
 @runtime_checkable
@@ -179,11 +179,23 @@ def check_value(value: object, key: Key, path: str) -> None:
 
 
 def changes(before: object, after: object, path: str = '') -> list[str]:
-    """'path old → new' for every value that differs between two configs; 'none' stands for an absent key."""
+    """'path old → new' for every value that differs between two configs; 'none' stands for an absent key.
+
+    Long keys and values are cut.
+    """
     if isinstance(before, dict) and isinstance(after, dict):
         return [line for key in sorted({*before, *after}, key=str) for line in
-                changes(before.get(key), after.get(key), f'{path}.{key}' if path else key)]
-    return [] if before == after else [f'{path} {plain(before)} → {plain(after)}']
+                changes(before.get(key), after.get(key), f'{path}.{_key(key)}' if path else _key(key))]
+    return [] if before == after else [f'{path} {_start(before)} → {_start(after)}']
+
+
+def _key(name: object) -> str:
+    return shortened(name, quotes=False)
+
+
+def _start(value: object) -> str:
+    text = plain(value)
+    return text if len(text) <= VALUE_LENGTH else f'{text[:VALUE_LENGTH - 1]}…'
 
 
 @contextmanager

@@ -76,6 +76,8 @@ def test_refused(tmp_path, tiny_msit):
                           ({'name': 'bicubic'}, "'bicubic' has no encoder to deepen")):
         with pytest.raises(UserError, match=message):
             grow(source, spec, target)
+    with pytest.raises(UserError, match=r"^deep.yaml: model.args: model 'msit' needs encoder_spec"):
+        grow(source, {'name': 'msit'}, target, title='deep.yaml: model')
     with pytest.raises(UserError, match=r'small.pth: its encoder computes something else'):
         grow(source, deeper(tiny_msit, 1, res_scale=0.5), target, fresh_decoder=True)
     assert not target.exists()

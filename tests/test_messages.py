@@ -1,13 +1,18 @@
 """Messages stay short, and cheap to write, whatever the values that they print."""
+import os
+from pathlib import Path
+
 import pytest
 from config_files import change, refusal, write
 
 import models
-from engine.config import TRAIN_KEYS, load_config
+from common.cli import verdict
+from engine.config import TRAIN_KEYS, changes, load_config
 from engine.yaml_files import to_yaml
-from utils import UserError, shortened
+from utils import UserError, WriteError, printable, shortened
 
 LAUGHS = 'a0: &a0 [lol, lol]\n' + ''.join(f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 10)}]\n' for i in range(1, 16))
+LONG = 'a/' * 2500
 
 
 @pytest.mark.parametrize(('value', 'expected'), [
@@ -30,6 +35,34 @@ def test_long_values_are_cut():
     for _ in range(100):
         laughs = [laughs] * 10
     assert len(shortened(laughs)) <= 80
+
+
+@pytest.mark.parametrize(('text', 'expected'), [
+    ('a b/é漢\u3000🙂.png', 'a b/é漢\u3000🙂.png'), (Path('a\nb.png'), r'a\nb.png'), ('a\rb\tc', r'a\rb\tc'),
+    ('\x1b[31mred', r'\x1b[31mred'), ('\u202egnp.exe', r'\u202egnp.exe'), ('\0', r'\x00'), ('\u2028', r'\u2028'),
+    (os.fsdecode(b'\xff.png'), r'\udcff.png')])
+def test_names_are_printed_on_one_line_that_no_terminal_obeys(text, expected):
+    assert printable(text) == expected
+
+
+@pytest.mark.parametrize(('error', 'status', 'expected'), [
+    (PermissionError(13, 'Permission denied', 'a.tar'), 2, 'error: a.tar: Permission denied'),
+    (FileNotFoundError(2, 'No such file or directory', b'a\nb'), 2, r'error: a\nb: No such file or directory'),
+    (OSError(36, 'File name too long', LONG), 2, f'error: {shortened(LONG, quotes=False)}: File name too long'),
+    (OSError(5, 'Input/output error', 'a.tar'), 1, 'error: a.tar: Input/output error'),
+    (OSError(28, 'No space left on device'), 1, 'error: No space left on device; free some space and run it again'),
+    (OSError('decoded: cannot be written to'), 1, 'error: decoded: cannot be written to'),
+    (WriteError(27, 'File too large', 'x.pth'), 1, 'error: x.pth: cannot be written (File too large)')])
+def test_errors_of_the_system_have_no_numbers(error, status, expected):
+    assert verdict(error) == (status, expected)
+
+
+def test_changes_of_a_config_are_cut():
+    """A file can hold any config; what changed since is one line of the log."""
+    long, = changes({'a': [0] * 10_000}, {'a': 1})
+    assert len(long) < 100 and long.startswith('a [0, 0, ') and long.endswith('… → 1')
+    key, = changes({'k' * 10_000: 1}, {})
+    assert len(key) < 100 and key.startswith('kkk') and key.endswith(' 1 → none')
 
 
 @pytest.mark.parametrize(('path', 'value'), [

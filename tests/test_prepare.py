@@ -169,6 +169,16 @@ def test_an_archive_that_is_there_is_not_downloaded(server, archive, tmp_path):
     assert found == tmp_path / 'b.tar' and server.requests == []
 
 
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no FIFOs here')
+@pytest.mark.parametrize('make', [os.mkdir, getattr(os, 'mkfifo', None), lambda path: os.symlink('/dev/zero', path)],
+                         ids=['folder', 'FIFO', 'device'])
+def test_what_is_no_file_in_the_place_of_an_archive_is_refused(server, tmp_path, make):
+    make(tmp_path / 'a.zip')
+    with pytest.raises(UserError, match=r'a\.zip: is no regular file, expected an archive'):
+        get(server, tmp_path)
+    assert server.requests == []
+
+
 def test_interrupted_transfer_goes_on_where_it_broke_off(server, archive, tmp_path):
     server.cuts = [1000, 0, 5000]  # the second response is one that only tells which version the server has
     get(server, tmp_path / 'd')

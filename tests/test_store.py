@@ -393,6 +393,15 @@ def test_a_damaged_entry_is_made_again_and_said(root, decoded, capsys, damage):
     assert same_pixels(mapped(root)) and decoded == ['4.png'] and capsys.readouterr().out == ''
 
 
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no FIFOs here')
+def test_an_entry_that_is_a_fifo_is_not_waited_for(root):
+    mapped(root)
+    file, = (root / 'decoded/HR').glob('4.png*')
+    file.unlink()
+    os.mkfifo(file)
+    assert same_pixels(mapped(root)) and file.is_file()
+
+
 def test_exchanged_entries_are_made_again(root, decoded):
     """Two intact files under each other's names."""
     mapped(root)

@@ -13,7 +13,7 @@ from datasets.prepare.check import check, is_complete
 from datasets.prepare.download import obtain
 from datasets.prepare.sources import ARCHIVES, SETS, Folder, Source
 from datasets.prepare.unpack import unpack
-from utils import UserError, nearest_name
+from utils import UserError, nearest_name, printable
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def _report(names: Sequence[str], root: Path) -> None:
     for name in names:
         problems[name] = check(SETS[name], root, name)
         for problem in problems[name]:
-            print(problem, file=sys.stderr)
+            print(printable(problem), file=sys.stderr)
         if not problems[name]:
             print(f'{name}: complete, {sum(folder.count for folder in SETS[name])} images')
     wrong = [name for name in names if problems[name]]

@@ -2,6 +2,7 @@
 import hashlib
 import http.client
 import shutil
+import stat
 import time
 import urllib.error
 import urllib.request
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from datasets.prepare.sources import Source
 from datasets.prepare.unpack import CHUNK, NO_ARCHIVE, opener
-from utils import RunError, UserError, writing
+from utils import RunError, UserError, file_status, writing
 
 _TIMEOUT = 30            # seconds without an answer
 _ATTEMPTS = 3            # without new bytes at one mirror, before the next one is tried
@@ -36,7 +37,10 @@ def obtain(sources: Sequence[Source], folder: Path, pause: float = 1) -> Path:
     Raises: UserError when the file found there is not the archive, RunError when no mirror delivers it.
     """
     for file in dict.fromkeys(source.file for source in sources):
-        if (folder / file).is_file():
+        status = file_status(folder / file)
+        if status is not None:
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f'{folder / file}: is no regular file, expected an archive; remove it to download it')
             digests = [source.sha256 for source in sources if source.file == file]
             known = [digest for digest in digests if digest is not None]
             try:
@@ -164,7 +168,11 @@ def _verify(path: Path, title: str, known: Sequence[str] | None) -> None:
 
     Prints the SHA-256 under the name `title`.
     """
-    if opener(path) is None:
+    try:
+        readable = opener(path) is not None
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from error
+    if not readable:
         raise _Refused(NO_ARCHIVE)
     digest = _sha256(path, title)
     if known and digest not in known:

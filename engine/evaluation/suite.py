@@ -14,7 +14,7 @@ from engine.evaluation.candidates import model_names
 from engine.evaluation.published import Published, read_published
 from engine.yaml_files import read_yaml
 from models.checkpoint import find
-from utils import UserError, shortened
+from utils import UserError, printable, shortened
 
 
 class Method(NamedTuple):
@@ -83,8 +83,8 @@ def folder_sets(hr: Path, lr: Path | None, scales: list[AnyScale], protocol: str
     for scale in scales:
         dataset = FolderEvaluation(hr=hr, scale=scale, protocol=protocol, lr=lr and scale_folder(lr, scale, len(scales)))
         if dataset.skipped:
-            print(f"{hr}: {dataset.skipped} of {dataset.skipped + len(dataset)} images are too small for protocol "
-                  f"'{protocol}' at ×{scale_text(scale)} and are left out", file=sys.stderr)
+            print(f'{printable(hr)}: {dataset.skipped} of {dataset.skipped + len(dataset)} images are too small for '
+                  f"protocol '{protocol}' at ×{scale_text(scale)} and are left out", file=sys.stderr)
         sets.append(EvaluationSet(dataset.name, [scale], dataset))
     _check_once(sets, '-scales')
     return sets

@@ -24,12 +24,14 @@ _ENCODER = 'encoder.'  # names of the encoder's tensors in a model's state begin
 _PROBE = 12            # side of the LR image on which the two networks are compared, in pixels
 
 
-def grow(source: str | Path, spec: dict, target: str | Path, fresh_decoder: bool = False, seed: int = 0) -> int:
+def grow(source: str | Path, spec: dict, target: str | Path, fresh_decoder: bool = False, seed: int = 0,
+         title: str = 'model') -> int:
     """Writes checkpoint `source`, deepened to the model of `spec`, to `target`, atomically; returns the blocks added.
 
     Args:
         fresh_decoder: take only the encoder from the file; it may then have as many blocks as the config.
         seed: for the tensors that start afresh.
+        title: of the spec, for messages.
     Raises: UserError when a model has no encoder, when the encoder cannot be deepened or has no more blocks than that of the
         file, or when the two networks differ in anything else.
     """
@@ -37,7 +39,7 @@ def grow(source: str | Path, spec: dict, target: str | Path, fresh_decoder: bool
     checkpoint = read_checkpoint(source)
     small = build(checkpoint, str(source))
     seed_everything(seed)
-    large = make(spec, checkpoint.get('data_norm'))
+    large = make(spec, checkpoint.get('data_norm'), title)
     encoder, deeper = _encoder(small, f'{source}: its model'), _encoder(large, f"the config's model '{spec['name']}'")
 
     state = {key: value for key, value in small.state_dict().items() if not key.startswith(_ENCODER)}
@@ -83,5 +85,6 @@ def main() -> None:
     parser.option('fresh-decoder', action='store_true', help='take only the encoder from the file')
     options = parser.parse_args()
     config = load_config(options.config, TRAIN_KEYS)
-    added = grow(options.model, config['model'], options.output, options.fresh_decoder, config.get('seed', 0))
+    added = grow(options.model, config['model'], options.output, options.fresh_decoder, config.get('seed', 0),
+                 f'{options.config}: model')
     print(f'{options.model} -> {options.output}: {added} residual blocks added')

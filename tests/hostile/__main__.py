@@ -26,7 +26,7 @@ def main() -> None:
     parser.option('inputs', type=whole_number(0, 10 ** 6), default=500, metavar='N', help='hostile inputs (default: 500)')
     parser.option('kills', type=whole_number(0, 10 ** 6), default=40, metavar='N', help='kills (default: 40)')
     parser.option('seed', type=whole_number(0, 10 ** 9), default=0, metavar='N', help='another seed, other attacks')
-    parser.option('only', type=whole_number(0, 10 ** 7), metavar='N', help='the attack of this number alone; keeps its files')
+    parser.option('only', type=whole_number(0, 10 ** 7), metavar='N', help='only the attack of this number; keeps its files')
     parser.option('family', choices=list(inputs.FAMILIES), help='only the inputs of this family')
     parser.option('limit', type=real_number(1, 1000), default=30.0, metavar='S', help='seconds for a command (default: 30)')
     options = parser.parse_args()

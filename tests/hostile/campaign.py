@@ -76,8 +76,10 @@ class Input:
 
 
 def new_yard(yard: Path) -> Path:
-    """A folder for an attack, with an empty one in it for its command."""
+    """A folder for an attack, with empty ones in it: in `case` its command works, in `tmp` it may write for a while."""
     (yard / 'case').mkdir(parents=True)
+    (yard / 'tmp').mkdir()
+    (yard / 'tmp').chmod(0o777)
     return yard
 
 

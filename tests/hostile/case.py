@@ -16,6 +16,7 @@ class Case:
         outputs: files, relative to the folder, that are complete when the status is 0.
         writes: files and folders, relative to the folder, that the command may change.
         lines: regular expression of lines on stderr that may come before the last one, or with status 0.
+        copies: what is written is as damaged as the input, which a status other than 0 says.
         may_fail: status 1 is expected: the disk takes nothing.
         workers: the command may start processes of its own.
         file_size: most bytes of a file, which stands for a full disk; None for no limit.
@@ -29,6 +30,7 @@ class Case:
     outputs: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     lines: str = ''
+    copies: bool = False
     may_fail: bool = False
     workers: bool = False
     file_size: int | None = None

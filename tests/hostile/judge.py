@@ -9,10 +9,11 @@ from pathlib import Path
 from tests.hostile.case import Case, Outcome
 
 LINE = 2000               # characters of a line on stderr
+OUT = 20_000              # characters of a line on stdout: a whole config is one
 MEMORY = 2 ** 30          # bytes beyond those at the start
 FAILURES = re.compile(    # what ends a command whose input was right, with status 1
     r'memory|cannot be written|could not be written|could not be upscaled|No space|File too large|the loss is|'
-    r'no longer finite|not finite')
+    r'no longer finite|not finite|no mirror gives')
 UNFINISHED = re.compile(r'\.partial-.*|.*\.unpacking|\.lock')  # names that no finished command leaves
 
 
@@ -29,14 +30,17 @@ def faults(case: Case, outcome: Outcome, yard: Path, before: dict[str, str],
     found = [*_ending(case, outcome), *_lines(case, outcome), *outcome.actions]
     if outcome.growth > MEMORY:
         found.append(f'needs {outcome.growth / 2 ** 20:,.0f} MiB of memory')
-    others = {entry.name for entry in yard.iterdir()} - {'case'}
+    others = {entry.name for entry in yard.iterdir()} - {'case', 'tmp'}
     found += [f'writes {name} outside of its folder' for name in sorted(others)]
+    if outcome.status is not None and outcome.status >= 0:
+        found += [f'leaves tmp/{entry.name}' for entry in (yard / 'tmp').iterdir()]
     found += [f'changes its input {name}' for name, content in before.items()
               if after.get(name) != content and not _may_write(case, name)]
     new = [name for name, content in after.items() if before.get(name) != content]
     found += [f'leaves {name}' for name in new if UNFINISHED.fullmatch(Path(name).name) and outcome.status is not None]
-    found += [f'leaves {name} half-written ({problem})' for name in new if not UNFINISHED.fullmatch(Path(name).name)
-              and after[name] and (problem := unreadable(folder / name))]
+    if outcome.status == 0 or not case.copies:
+        found += [f'leaves {name} half-written ({problem})' for name in new if not UNFINISHED.fullmatch(Path(name).name)
+                  and after[name] and (problem := unreadable(folder / name))]
     if outcome.status == 0:
         found += [f'ends with status 0, but without {name}' for name in case.outputs if name not in after]
         if not found and (problem := case.verify(folder)):
@@ -82,7 +86,8 @@ def _lines(case: Case, outcome: Outcome) -> list[str]:
     lines = outcome.err.split('\n')
     if lines.pop():
         return ['ends amid a line on stderr']
-    found = [f'prints a line of {len(line)} characters' for line in (*lines, *outcome.out.split('\n')) if len(line) > LINE]
+    found = [f'prints a line of {len(line)} characters' for line in lines if len(line) > LINE]
+    found += [f'prints a line of {len(line)} characters' for line in outcome.out.split('\n') if len(line) > OUT]
     if outcome.status in (1, 2, 130):
         if not lines:
             return [f'ends with status {outcome.status} without a word']
@@ -97,4 +102,4 @@ def _lines(case: Case, outcome: Outcome) -> list[str]:
 
 def _plain(name: str) -> str:
     """A name as a message prints it: on one line, of a long one the beginning."""
-    return ' '.join(name.encode('utf-8', 'backslashreplace').decode('utf-8').split())[:60]
+    return ' '.join(name.encode('utf-8', 'backslashreplace').decode('utf-8').split())[:30]

@@ -15,7 +15,8 @@ Path = tuple[Any, ...]  # keys and indices that lead to a value
 
 def damaged(data: bytes, rng: Random) -> tuple[bytes, str]:
     """The bytes of a file with something wrong in them, and what it is."""
-    kind = rng.choice(('flipped', 'flipped', 'start', 'cut', 'zeros', 'inserted', 'removed', 'repeated', 'random', 'appended'))
+    kind = rng.choice(('flipped', 'flipped', 'start', 'cut', 'zeros', 'inserted', 'removed', 'repeated', 'random',
+                       'appended'))
     content, place = bytearray(data), rng.randrange(len(data) + 1) if data else 0
     if kind in ('flipped', 'start') and data:
         end = len(data) if kind == 'flipped' else min(len(data), 64)

@@ -31,7 +31,8 @@ TEST = {'test_dataset': {
 TRAIN = {
     'train_dataset': {
         'dataset': {'name': 'image-folder', 'args': {'root_path': 'images', 'repeat': 1}},
-        'wrapper': {'name': 'sr-implicit-downsampled', 'args': {'inp_size': 8, 'scale_min': 1, 'scale_max': 3, 'sample_q': 16}},
+        'wrapper': {'name': 'sr-implicit-downsampled',
+                    'args': {'inp_size': 8, 'scale_min': 1, 'scale_max': 3, 'sample_q': 16}},
         'batch_size': 2, 'epoch_batches': 2, 'num_workers': 0},
     'val_dataset': {'dataset': {'name': 'image-folder', 'args': {'root_path': 'images', 'first_k': 1}},
                     'wrapper': copy.deepcopy(TEST['test_dataset']['wrapper'])},
@@ -53,7 +54,7 @@ def as_yaml(value: object) -> str:
 
 
 def make_originals(folder: Path) -> None:
-    """Writes what the attacks start from into `folder`/case: images, configs, a finished run, its weights, results, a store."""
+    """Writes into `folder`/case what the attacks start from: images, configs, a run, its weights, results, a store."""
     case = folder / 'case'
     (case / 'data/images').mkdir(parents=True)
     for number in range(3):

@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -37,7 +38,6 @@ class Process:
     def __init__(self, main: Callable[[], None], words: list[str], yard: Path, *, workers: bool = False,
                  file_size: int | None = None, unprivileged: bool = False):
         self.started = time.monotonic()
-        self.before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         pipes = [os.pipe() for _ in STREAMS]
         sys.stdout.flush()
         sys.stderr.flush()
@@ -73,8 +73,10 @@ class Process:
         for reading, _ in self.streams.values():
             os.close(reading)
         out, err, actions = (text.decode('utf-8', 'backslashreplace') for _, text in self.streams.values())
+        start, _, actions = actions.partition('\n')
         return Outcome(status=None if late else os.waitstatus_to_exitcode(status), out=out, err=err, seconds=self.seconds,
-                       growth=1024 * (usage.ru_maxrss - self.before), actions=tuple(dict.fromkeys(actions.splitlines())))
+                       growth=1024 * usage.ru_maxrss - int(start or 0),
+                       actions=tuple(dict.fromkeys(actions.splitlines())))
 
     def _read(self) -> None:
         """Takes what the command has printed since."""
@@ -97,6 +99,8 @@ def _work(main: Callable[[], None], words: list[str], yard: Path, streams: list[
             signal.signal(number, signal.SIG_DFL)
         guard()
         _open_streams(*streams[:2])
+        os.write(streams[2], f'{_memory()[1]}\n'.encode())
+        tempfile.tempdir = str(yard / 'tmp')
         os.chdir(yard / 'case')
         _limit(file_size, unprivileged)
         _watch(yard, streams[2], workers)
@@ -125,10 +129,15 @@ def _open_streams(out: int, err: int) -> None:
     sys.stderr = open(2, 'w', encoding='utf-8', errors='backslashreplace', buffering=1, closefd=False)  # noqa: SIM115
 
 
+def _memory() -> tuple[int, int]:
+    """Bytes of this process's addresses, and of its memory in use."""
+    addresses, used = Path('/proc/self/statm').read_text().split()[:2]
+    return int(addresses) * resource.getpagesize(), int(used) * resource.getpagesize()
+
+
 def _limit(file_size: int | None, unprivileged: bool) -> None:
     """Limits of memory, files and rights."""
-    addresses = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (addresses + ADDRESSES,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (_memory()[0] + ADDRESSES,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size,) * 2)
@@ -139,8 +148,8 @@ def _limit(file_size: int | None, unprivileged: bool) -> None:
 
 
 def _watch(yard: Path, notes: int, workers: bool) -> None:
-    """Notes each file written outside of the yard's case, each process started and each connection, in the pipe `notes`."""
-    harmless, home = (*_HARMLESS, f'/proc/{os.getpid()}/'), str(yard / 'case')
+    """Notes in the pipe `notes` each file written outside of case and tmp, each process started, each connection."""
+    harmless, home = (*_HARMLESS, f'/proc/{os.getpid()}/', f'{yard / "tmp"}/'), str(yard / 'case')
     joined, isinstance_, fsdecode = os.path.join, isinstance, os.fsdecode
 
     def note(line: str) -> None:
@@ -163,6 +172,6 @@ def _watch(yard: Path, notes: int, workers: bool) -> None:
         elif event in _STARTS:
             if not (event == 'os.fork' and workers) and not (event == 'subprocess.Popen' and arguments[0] == 'git'):
                 note(f'starts {event} {arguments!r}')
-        elif event == 'socket.connect':
+        elif event == 'socket.connect' and arguments[1] != ('127.0.0.1', 9):  # the proxy that leads nowhere
             note(f'connects to {arguments[1]!r}')
     sys.addaudithook(hook)

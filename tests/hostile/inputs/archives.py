@@ -1,6 +1,7 @@
 """Archives for datasets.prepare: paths that lead out of them, bombs, damage, what is no archive."""
 import gzip
 import io
+import re
 import shutil
 import tarfile
 import zipfile
@@ -14,25 +15,25 @@ from tests.hostile.mutate import damaged
 from tests.hostile.originals import set5, write_archive
 
 PLACE = 'benchmark/Set5/HR'
-PATHS = ('../pwned.png', '/pwned.png', f'{PLACE}/../../../../pwned.png', '..\\pwned.png', 'C:\\pwned.png', f'{PLACE}/../x.png',
-         f'{PLACE}/{"n" * 300}.png', f'{PLACE}/a\nb.png', f'{PLACE}/', '', f'./{PLACE}/x.png', f'{PLACE}/a\\b.png', f'{PLACE}//x.png',
+PATHS = ('../pwned.png', '/pwned.png', f'{PLACE}/../../../../pwned.png', '..\\pwned.png', 'C:\\pwned.png',
+         f'{PLACE}/../x.png',
+         f'{PLACE}/{"n" * 300}.png', f'{PLACE}/a\nb.png', f'{PLACE}/', '', f'./{PLACE}/x.png', f'{PLACE}/a\\b.png',
+         f'{PLACE}//x.png',
          f'{PLACE}/.hidden.png', f'x/{PLACE}/img_0.png', f'{PLACE}/CON.png', '../' * 50 + 'etc/pwned.png')
-SPECIAL = {'a link': tarfile.SYMTYPE, 'a hard link': tarfile.LNKTYPE, 'a FIFO': tarfile.FIFOTYPE, 'a device': tarfile.CHRTYPE,
-           'a folder': tarfile.DIRTYPE, 'a sparse file': tarfile.GNUTYPE_SPARSE}
+SPECIAL = {'a link': tarfile.SYMTYPE, 'a hard link': tarfile.LNKTYPE, 'a FIFO': tarfile.FIFOTYPE,
+           'a device': tarfile.CHRTYPE, 'a folder': tarfile.DIRTYPE, 'a sparse file': tarfile.GNUTYPE_SPARSE}
 
 
 def make(folder: Path, originals: Path, rng: Random) -> Case:
     (folder / 'archives').mkdir()
     (folder / 'data').mkdir()
     target = folder / 'archives/benchmark.tar'
-    kind = rng.choice(('bytes', 'bytes', 'path', 'path', 'special', 'content', 'members', 'zip', 'compressed', 'bomb', 'file',
-                       'target'))
-    odd = {'bytes': _damage, 'path': _add_path, 'special': _add_special, 'content': _change_content, 'members': _change_members,
-           'zip': _write_zip, 'compressed': _compress, 'bomb': _write_bomb, 'file': _write_other,
-           'target': _spoil_target}[kind](target, originals, rng)
+    write = rng.choice((_damage, _damage, _add_path, _add_path, _add_special, _change_content, _change_members, _write_zip,
+                        _compress, _write_bomb, _write_other, _spoil_target))
+    odd = write(target, originals, rng)
     return Case(command='prepare', words=['Set5', '-data', 'data', '-archives', 'archives'], odd=odd,
                 names=('benchmark.tar', 'archives', 'data/benchmark', 'Set5'), writes=('data/benchmark',),
-                lines=r'data/benchmark/.*', verify=_missing_images)
+                lines=r'data/benchmark/.*', verify=_missing_images, copies=True)
 
 
 def _missing_images(folder: Path) -> str | None:
@@ -66,7 +67,8 @@ def _change_content(target: Path, originals: Path, rng: Random) -> str:
     members = set5()
     name = rng.choice(list(members))
     odd, content = rng.choice((('EPS', EPS), ('nothing', b''), ('text', b'hello'), ('zeros', bytes(5000)),
-                               ('damaged', damaged(members[name], rng)[0]), ('another image', members[rng.choice(list(members))])))
+                               ('damaged', damaged(members[name], rng)[0]), ('another image',
+                                                                             members[rng.choice(list(members))])))
     write_archive(target, {**members, name: content})
     return f'{name} holds {odd}'
 
@@ -94,8 +96,8 @@ def _change_members(target: Path, originals: Path, rng: Random) -> str:
 def _write_zip(target: Path, originals: Path, rng: Random) -> str:
     odd = rng.choice(('whole', 'damaged', 'a path', 'a wrong checksum', 'encrypted'))
     content = io.BytesIO()
-    with zipfile.ZipFile(content, 'w', rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
-                         ) as file:
+    method = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
+    with zipfile.ZipFile(content, 'w', method) as file:
         for name, data in {**set5(), **({rng.choice(PATHS) or 'x': b'x'} if odd == 'a path' else {})}.items():
             file.writestr(name, data)
     data = content.getvalue()
@@ -104,7 +106,7 @@ def _write_zip(target: Path, originals: Path, rng: Random) -> str:
     elif odd == 'a wrong checksum':
         data = data[:14] + bytes(4) + data[18:]
     elif odd == 'encrypted':
-        data = data.replace(b'PK\x01\x02\x14\x03\x14\0\0\0', b'PK\x01\x02\x14\x03\x14\0\1\0').replace(b'PK\x03\x04\x14\0\0\0', b'PK\x03\x04\x14\0\1\0')
+        data = re.sub(rb'(PK\3\4..|PK\1\2....)\0', rb'\1\x01', data, flags=re.DOTALL)  # the flag in both headers
     target.write_bytes(data)
     return f'a zip archive: {odd}'
 
@@ -120,7 +122,8 @@ def _compress(target: Path, originals: Path, rng: Random) -> str:
 
 
 def _write_bomb(target: Path, originals: Path, rng: Random) -> str:
-    odd = rng.choice(('a member of 100 MB in 100 kB', 'a member that says 8 EB', 'a member that says 3 GB', '40 MB of zeros'))
+    odd = rng.choice(('a member of 100 MB in 100 kB', 'a member that says 8 EB', 'a member that says 3 GB',
+                      '40 MB of zeros'))
     if odd == '40 MB of zeros':
         target.write_bytes(gzip.compress(bytes(4 * 10 ** 7)))
     elif odd.startswith('a member of'):
@@ -142,8 +145,8 @@ def _spoil_target(target: Path, originals: Path, rng: Random) -> str:
     """The place of the images is odd."""
     shutil.copy(originals / 'archives/benchmark.tar', target)
     data = target.parent.parent / 'data'
-    odd = rng.choice(('a file in the place of the set', 'a file in the place of HR', 'a left stage', 'an image that is a folder',
-                      'a foreign image'))
+    odd = rng.choice(('a file in the place of the set', 'a file in the place of HR', 'a left stage',
+                      'an image that is a folder', 'a foreign image'))
     (data / 'benchmark').mkdir()
     if odd == 'a file in the place of the set':
         (data / 'benchmark/Set5').touch()

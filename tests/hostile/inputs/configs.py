@@ -12,16 +12,19 @@ from tests.hostile.originals import TEST, TRAIN, as_yaml
 FILES = {'train': 'train.yaml', 'test': 'test.yaml', 'grow': 'deeper.yaml', 'print': 'train.yaml'}
 TEXTS = {  # what a text of YAML may hold; {} stands for a valid one
     'code': '!!python/object/apply:os.system ["touch ../../pwned"]\n{}', 'code in a key': 'x: !!python/name:os.system\n{}',
-    'no boolean': '{}\nseed: !!bool maybe\n', 'binary': 'x: !!binary "////"\n{}', 'a merge': 'x: &x {{a: 1}}\ny: {{<<: *x}}\n{}',
+    'no boolean': '{}\nseed: !!bool maybe\n', 'binary': 'x: !!binary "////"\n{}',
+    'a merge': 'x: &x {{a: 1}}\ny: {{<<: *x}}\n{}',
     'aliases': 'a: &a [1, 1]\nb: &b [*a, *a]\nc: &c [*b, *b]\n{}', 'an alias of nothing': 'x: *y\n{}',
     'itself': 'model: &m [*m]\n{}', 'a bomb': '\n'.join(
         ['a0: &a0 [x]', *(f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 9)}]' for i in range(1, 40))]) + '\n{}',
-    'depth': 'x: ' + '[' * 3000 + '\n{}', 'blocks': 'x: ' + '{{a: ' * 500 + '\n{}', 'a list': '- 1\n- 2\n', 'a number': '7\n',
+    'depth': 'x: ' + '[' * 3000 + '\n{}', 'blocks': 'x: ' + '{{a: ' * 500 + '\n{}', 'a list': '- 1\n- 2\n',
+    'a number': '7\n',
     'nothing': '', 'a NUL': '{}\n\0', 'documents': '{}\n---\n{}', 'a date': '{}\nepoch_max: 2020-01-01\n',
     'tabs': '\t{}', 'a long line': 'x: ' + 'y' * 10 ** 6 + '\n{}', 'a long key': 'y' * 2000 + ': 1\n{}',
     'a key of a list': '? [1, 2]\n: 3\n{}', 'a key of a block': '? {{a: 1}}\n: 3\n{}', 'digits': '{}\nseed: ' + '9' * 6000,
     'base 60': '{}\nseed: 1:2:3:4:5:6:7\n', 'a set': '{}\nmodel: !!set {{a, b}}\n', 'twice': '{}\nmodel: 1\nmodel: 2\n',
-    'quotes': "{}\nx: 'y\n", 'an anchor': '{}\nx: &\n', 'a directive': '%YAML 9.9\n---\n{}', 'unicode': '{}\n\u202e: \ufeff\n'}
+    'quotes': "{}\nx: 'y\n", 'an anchor': '{}\nx: &\n', 'a directive': '%YAML 9.9\n---\n{}',
+    'unicode': '{}\n\u202e: \ufeff\n'}
 BASES = ('config.yaml', 'absent.yaml', '.', '/', '/dev/null', '/dev/zero', '../config.yaml', 'x' * 5000, 'fifo.yaml',
          'round.yaml', 'chain0.yaml', '', 'a\0b', 7, None, ['train.yaml'], {'a': 1})
 
@@ -78,4 +81,4 @@ def _write_bases(folder: Path, base: object) -> None:
 
 
 def _bases(folder: Path) -> tuple[str, ...]:
-    return tuple(file.name for file in folder.iterdir()) + ('absent.yaml', 'no such config', 'folder')
+    return *(file.name for file in folder.iterdir()), 'absent.yaml', 'no such config', 'folder', 'a\\x00b', 'xxxxxxx'

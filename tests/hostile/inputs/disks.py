@@ -34,22 +34,24 @@ def make(folder: Path, originals: Path, rng: Random) -> Case:
         shutil.copytree(originals / 'save/run', folder / 'save/run')
     full = rng.random() < 0.6
     size = rng.choice((0, 1, 100, 500, 1000, 3000, rng.randrange(60_000))) if full else None
-    odd = f'files of at most {size} bytes' if full else 'a folder of another user'
-    if not full:
-        odd += _give_away(folder, [folder / place for place in writes], rng)
+    hidden = None if full else _give_away(folder, [folder / place for place in writes], rng)
+    odd = f'files of at most {size} bytes' if full else f'files of another user, hidden: {hidden}'
     return Case(command=COMMANDS.get(kind, kind), words=words, odd=odd, may_fail=True, file_size=size, unprivileged=not full,
-                names=(*writes, 'output', 'epoch-last.pth', 'No space', 'too large'), writes=writes,
+                names=(*writes, 'output', 'epoch-last.pth', 'No space', 'too large', hidden or 'new'), writes=writes,
                 lines='skipped: .*|data/benchmark/.*')
 
 
-def _give_away(folder: Path, written: list[Path], rng: Random) -> str:
-    """Takes the right to write, or to read, from others; what the command writes may exist already."""
+def _give_away(folder: Path, written: list[Path], rng: Random) -> str | None:
+    """Takes the right to write from others; what the command writes may exist already.
+
+    Returns: the file that they cannot read either, if any.
+    """
     if rng.random() < 0.5:
         for place in written:
             place.mkdir(parents=True, exist_ok=True)
-    unreadable = rng.choice([None, None, *(path for path in folder.rglob('*') if path.is_file())])
+    hidden = rng.choice([None, None, *sorted(path for path in folder.rglob('*') if path.is_file())])
     for path in (folder, *folder.rglob('*')):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    if unreadable:
-        unreadable.chmod(0o000)
-    return f', without the right to read {unreadable.relative_to(folder)}' if unreadable else ''
+    if hidden:
+        hidden.chmod(0o000)
+    return str(hidden.relative_to(folder)) if hidden else None

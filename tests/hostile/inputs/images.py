@@ -21,8 +21,8 @@ MODES = {  # mode → formats that hold it
     'I;16': ('png', 'tiff'), 'CMYK': ('jpeg', 'tiff'), 'F': ('tiff',), 'I': ('tiff',), 'YCbCr': ('jpeg', 'tiff'),
     'LAB': ('tiff',)}
 NAMES = ('a.png', 'a.jpg', 'a.TIFF', 'a.bmp', 'a.webp', 'a.ppm', 'a b.png', '-a.png', "a'b\".png", '$(touch pwned).png',
-         'é€漢🙂.png', 'a\nb.png', 'n' * 230 + '.png', os.fsdecode(b'\xff\xfe.png'), 'a.png.png', '%s{}.png', '~.png', 'a\rb.png',
-         '\x1b[31m.png')
+         'é€漢🙂.png', 'a\nb.png', 'n' * 230 + '.png', os.fsdecode(b'\xff\xfe.png'), 'a.png.png', '%s{}.png', '~.png',
+         'a\rb.png', '\x1b[31m.png')
 SIZES = ((1, 1), (1, 300), (300, 1), (2, 3), (7, 5), (28, 30), (28, 30), (28, 30))
 EPS = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(../pwned) (w) file\n%%EOF\n'
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="file:///etc/passwd"/></svg>'
@@ -42,14 +42,15 @@ def make(folder: Path, originals: Path, rng: Random) -> Case:
 
 def _case(kind: str, name: str, model: str, odd: str, rng: Random) -> Case:
     """The command that opens the image."""
-    file, cpu, names = f'data/images/{name}', ['-device', 'cpu'], (name, 'data/images', '-scale')
+    file, cpu, names = f'data/images/{name}', ['-device', 'cpu'], (name, 'data/images', '-scale', 'out.')
     scale = rng.choice(('1', '2', '3.5', '2,1.3'))
     if kind == 'demo':
         target = rng.choice(('out.png', 'out.png', 'out.jpg', 'out.webp', 'out.tif', 'out.bmp', 'out.ppm'))
-        return Case(command='demo', words=['-input', file, '-scale', scale, '-model', model, '-output', target, *cpu], odd=odd,
-                    names=names, outputs=(target,), writes=(target,))
+        return Case(command='demo', words=['-input', file, '-scale', scale, '-model', model, '-output', target, *cpu],
+                    odd=odd, names=names, outputs=(target,), writes=(target,))
     if kind == 'folder':
-        return Case(command='demo', words=['-input', 'data/images', '-scale', scale, '-model', model, '-output', 'out', *cpu],
+        return Case(command='demo',
+                    words=['-input', 'data/images', '-scale', scale, '-model', model, '-output', 'out', *cpu],
                     odd=odd, names=names, outputs=('out/good.png',), writes=('out',), lines='skipped: .*')
     if kind == 'hr':
         words = ['-hr', 'data/images', '-scales', '2', '-protocol', 'div2k', '-model', model, '-name', 'x', *cpu]
@@ -81,7 +82,8 @@ def _write(path: Path, rng: Random) -> str:
         return _write_bomb(path, rng)
     if kind == 'text':
         odd, content = rng.choice((('EPS', EPS), ('SVG', SVG), ('text', b'hello\n'), ('PDF', b'%PDF-1.4\n'), (
-            'an archive', b'PK\x03\x04' + bytes(100)), ('a program', b'\x7fELF' + bytes(100)), ('MP4', b'\0\0\0\x18ftypmp42')))
+            'an archive', b'PK\x03\x04' + bytes(100)), ('a program', b'\x7fELF' + bytes(100)), ('MP4',
+                                                                                                b'\0\0\0\x18ftypmp42')))
         path.write_bytes(content * rng.choice((1, 1, 1000)))
         return odd
     if kind == 'chunks':
@@ -145,7 +147,8 @@ def _write_bomb(path: Path, rng: Random) -> str:
         data = f'P{6 if kind == "ppm" else 5} {width} {height} {rng.choice((255, 65535, 0, 99999))}\n'.encode() + bytes(300)
     elif kind == 'bmp':
         signed = [min(side, 2 ** 31 - 1) * rng.choice((1, 1, -1)) for side in (width, height)]
-        data = b'BM' + struct.pack('<IHHI', 354, 0, 0, 54) + struct.pack('<IiiHHIIiiII', 40, *signed, 1, 24, *[0] * 6) + bytes(300)
+        data = b'BM' + struct.pack('<IHHI', 354, 0, 0, 54) + struct.pack('<IiiHHIIiiII', 40, *signed, 1, 24,
+                                                                         *[0] * 6) + bytes(300)
     else:
         entries = ((256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 200),
                    (277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, 100))

@@ -16,7 +16,8 @@ VALID = {  # command → its options, of which some get odd values
              ['-config', 'test.yaml', '-model', 'weights.pth', 'bicubic', '-columns', 'params', '-name', 'x', *CPU],
              ['-hr', 'data/images', '-scales', '2', '-protocol', 'div2k', '-model', 'bicubic', '-name', 'x', *CPU],
              ['-hr', 'data/images', '-lr', 'data/images', '-scales', '1', '-model', 'bicubic', '-name', 'x', *CPU],
-             ['-config', 'test.yaml', '-model', 'bicubic', '-metrics', 'psnr', '-set', 'test_dataset.wrapper.args.scales=3']],
+             ['-config', 'test.yaml', '-model', 'bicubic', '-metrics', 'psnr', '-set',
+              'test_dataset.wrapper.args.scales=3']],
     'train': [['-config', 'train.yaml', '-name', 'x', '-data', 'data', *CPU],
               ['-config', 'train.yaml', '-name', 'x', '-pretrain', 'weights.pth', '-resume', 'auto', *CPU],
               ['-config', 'train.yaml', '-name', 'x', '-set', 'optimizer.args.lr=1e-3', '-resume', 'auto', *CPU]],
@@ -25,18 +26,22 @@ VALID = {  # command → its options, of which some get odd values
     'grow': [['-model', 'weights.pth', '-config', 'deeper.yaml', '-output', 'out.pth']],
     'prepare': [['-check', '-data', 'data'], ['Set5', '-data', 'data', '-archives', 'archives'],
                 ['Set5', '-check', '-data', 'data']]}
-TEXTS = ('', ' ', '.', '..', '/', '~', '-', '--', '-1', 'x', '*', '%s', '{}', '%(prog)s', '$(touch pwned)', 'a\nb', 'é€漢', '\udcff', '１２',
-         'x' * 300, 'x' * 5000, 'a/' * 2500, '/dev/null', '/dev/zero', '/proc/self/mem', 'in.png', 'data', 'weights.pth',
-         'train.yaml', 'fifo', 'round', 'absent', 'absent/x', 'in.png/x', 'None', 'null', 'true', '\x1b[31m', 'out', 'out.xyz',
-         'out.PNG', 'new/folder/out.png', 'new/folder/out.pth')
-NUMBERS = ('0', '-0', '-1', '1', '1.0', '0.5', '1e3', '1e308', '1e-308', '1e999', 'nan', 'inf', '-inf', '0x10', '1_000', '１', '²', '1,',
-           ',1', ',', '1,2,3', '2,2', '1;2', '1 2', '9' * 18, '9' * 400, '9' * 5000, '+2', '2.', '.5', '٣', '1e', '--1', '2x3', '2x',
-           'x3', '0x0', '1G', '1g', '-1G', '0G', '1e3G', '1.5.5G', '99999T', '1K', '1', '3,nan', '1/2')
-KEYS = ('x=1', '=1', 'x=', 'x', 'a.b.c.d=1', '.=1', 'seed=1', 'seed=-1', 'seed=[', 'seed={a: 1', 'epoch_max=0', 'epoch_max=1e3',
-        'model=null', 'model.name=x', 'model.args=null', 'train_dataset.batch_size=1e9', 'base=x', '{}=1', 'seed=!!python/name:os.system',
-        f'seed={"[" * 2000}', f'{"a." * 3000}b=1', 'test_dataset.wrapper.args.scales=[]', 'optimizer.args.lr=nan', 'seed=1\n2')
-FLAGS = ('-h', '-x', '--', '-fresh', '-reuse', '-save-images', '-print-config', '-no-kernels', '-check', '-fresh-decoder', '-halo',
-         '-gpu', '-set', '-memory', '-resume', '-columns', '-metrics', '')
+TEXTS = ('', ' ', '.', '~', '-', '--', '-1', 'x', '*', '%s', '{}', '%(prog)s', '$(touch pwned)', 'a\nb', 'é€漢', '\udcff',
+         '１２', 'x' * 300, 'x' * 5000, 'a/' * 2500, '/dev/null', '/dev/zero', '/proc', 'in.png', 'data', 'weights.pth',
+         'train.yaml', 'fifo', 'round', 'absent', 'absent/x', 'in.png/x', 'None', 'null', 'true', '\x1b[31m', 'out',
+         'out.xyz', 'out.PNG', 'new/folder/out.png', 'new/folder/out.pth')
+NUMBERS = ('0', '-0', '-1', '1', '1.0', '0.5', '1e3', '1e308', '1e-308', '1e999', 'nan', 'inf', '-inf', '0x10', '1_000',
+           '１', '²', '1,',
+           ',1', ',', '1,2,3', '2,2', '1;2', '1 2', '9' * 18, '9' * 400, '9' * 5000, '+2', '2.', '.5', '٣', '1e', '--1',
+           '2x3', '2x', 'x3', '0x0', '1G', '1g', '-1G', '0G', '1e3G', '1.5.5G', '99999T', '1K', '1', '3,nan', '1/2')
+KEYS = ('x=1', '=1', 'x=', 'x', 'a.b.c.d=1', '.=1', 'seed=1', 'seed=-1', 'seed=[', 'seed={a: 1', 'epoch_max=0',
+        'epoch_max=1e3',
+        'model=null', 'model.name=x', 'model.args=null', 'train_dataset.batch_size=1e9', 'base=x', '{}=1',
+        'seed=!!python/name:os.system',
+        f'seed={"[" * 2000}', f'{"a." * 3000}b=1', 'test_dataset.wrapper.args.scales=[]', 'optimizer.args.lr=nan',
+        'seed=1\n2')
+FLAGS = ('-h', '-x', '--', '-fresh', '-reuse', '-save-images', '-print-config', '-no-kernels', '-check', '-fresh-decoder',
+         '-halo', '-gpu', '-set', '-memory', '-resume', '-columns', '-metrics', '')
 
 
 def make(folder: Path, originals: Path, rng: Random) -> Case:
@@ -52,7 +57,8 @@ def make(folder: Path, originals: Path, rng: Random) -> Case:
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         _change(words, rng)
     odd = 'options from the tables'
-    names = tuple(word for word in words if word) + ('-model', '-models', '-output', '-config', '-input', 'data', 'device', 'no such')
+    names = (*filter(None, words), '-h', '-model', '-models', '-output', '-config', '-input', 'data', 'device', 'no such',
+             'checkpoints', 'is a folder')
     return Case(command=command, words=words, odd=odd, names=names, writes=(
         'out', 'out.png', 'out.pth', 'output', 'save', 'test', 'data', 'new', *words), lines=LINES, workers=True)
 
