@@ -20,6 +20,7 @@ from engine.zoom import add_zoom_options, plan_zoom, write_zoom
 from imaging import MAX_PIXELS
 from models.contract import SRModel
 from utils import ROOT, RunError, UserError, printable, shortened
+from web import add_web_options, plan_web
 
 MAX_SIDE = 10 ** 12  # of sizes that are read; an image is then refused by its number of pixels
 
@@ -35,6 +36,7 @@ def main() -> None:
                        help='factor ≥ 1, or one for the height and one for the width (default: 4)')
     sizes.add_argument('-resolution', '--resolution', metavar='H,W', help='exact height and width in pixels')
     add_zoom_options(parser, sizes)
+    add_web_options(parser, sizes)
     parser.option('output', type=Path, metavar='PATH',
                   help='image to write, or folder when the input is one (default: output/)')
     parser.memory_option()
@@ -46,6 +48,8 @@ def main() -> None:
     options = parser.parse_args()
 
     source = Path(options.input)
+    if show := plan_web(options):
+        return show(load_model(options))
     if zoom := plan_zoom(options):
         return write_zoom(load_model(options), zoom)
     size = Size(parse_scale(options.scale), parse_resolution(options.resolution))

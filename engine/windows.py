@@ -1,13 +1,16 @@
 """Windows of an image at any scale: by the network where they are enlarged, by bicubic where they are reduced."""
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from common import coords
 from common.arrays import to_tensor
 from common.coords import Region
 from models.contract import SRModel
 from models.latents import LatentCache
+from models.upscale import nearest_in
 from utils import UserError
 
 LATENT_MEMORY = 2 ** 29  # bytes of latents that are kept
@@ -28,6 +31,18 @@ class Window(NamedTuple):
     @property
     def width(self) -> float:
         return self.right - self.left
+
+
+class Part(NamedTuple):
+    """A part of the whole image at some size: its output rows and columns, the window that shows it, and its region."""
+    region: Region
+    rows: slice
+    columns: slice
+    window: Window
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
 
 def check_windows(model: SRModel, option: str) -> None:
@@ -78,6 +93,28 @@ class WindowedImage:
     def needs_network(self, window: Window, size: tuple[int, int]) -> bool:
         """Whether a window has fewer pixels than `size`, in height or width."""
         return size[0] > window.height or size[1] > window.width
+
+    def parts(self, size: tuple[int, int], pixels: int) -> Iterator['Part']:
+        """The whole image at `size` in parts of at most about `pixels` pixels, region by region."""
+        centres = [coords.pixel_centres(length) for length in size]
+        rows, columns = (coords.nearest_index(line, side) for line, side in zip(centres, (self.height, self.width)))
+        for region in self._encoded.regions:
+            y, x = nearest_in(rows, region.top, region.bottom), nearest_in(columns, region.left, region.right)
+            step = max(1, pixels // max(1, x.stop - x.start))
+            for top in range(y.start, y.stop, step):
+                part = slice(top, min(top + step, y.stop))
+                yield Part(region, part, x, self._window(size, part, x))
+
+    def _window(self, size: tuple[int, int], rows: slice, columns: slice) -> Window:
+        """The window that some rows and columns of the whole image at `size` show."""
+        down, across = self.height / size[0], self.width / size[1]
+        return Window(rows.start * down, columns.start * across,
+                      min(rows.stop * down, self.height), min(columns.stop * across, self.width))
+
+    @property
+    def all_regions(self) -> list[Region]:
+        """The regions that are encoded one by one."""
+        return self._encoded.regions
 
     def regions(self, window: Window, size: tuple[int, int]) -> list[Region]:
         """The regions whose latents `render` needs, at most."""

