@@ -55,11 +55,10 @@ def main() -> None:
     size = Size(parse_scale(options.scale), parse_resolution(options.resolution))
     jobs = plan(source, options.output)
     model = load_model(options)
-    device = model.inp_sub.device
     failed: list[Exception] = []
     for job in tqdm(jobs, 'upscaling', disable=None if len(jobs) > 1 else True, leave=False):
         try:
-            upscale_file(model, device, job, size, options.memory, options.halo)
+            upscale_file(model, job, size, options.memory, options.halo)
         except (UserError, RunError) as error:
             if not source.is_dir():
                 raise

@@ -4,12 +4,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from common.arrays import to_tensor
 from imaging import MAX_PIXELS, SUFFIXES, check_file, check_size, list_images, open_image, save_image, to_image, to_rgb
 from models.contract import SRModel
 from models.upscale import halo_error
@@ -86,37 +85,34 @@ def _identity(file: Path) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if status else None
 
 
-def upscale_file(model: SRModel, device: torch.device, job: Job, size: Size, memory: int | None = None,
-                 halo: int | None = None) -> None:
+def upscale_file(model: SRModel, job: Job, size: Size, memory: int | None = None, halo: int | None = None) -> None:
     """Upscales one image file, its transparency by bicubic, and prints a line about it.
 
     Args:
-        device: of the model.
         memory, halo: of `SRModel.upscale`. With a halo the error that it causes is measured and printed.
     Raises: UserError when the file cannot be read, when it would become too large for its format or for MAX_PIXELS,
         or smaller in height or width; RunError when the memory does not suffice.
     """
     try:
-        _upscale_file(model, device, job, size, memory, halo)
+        _upscale_file(model, job, size, memory, halo)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise RunError(f'{job.file}: out of memory; give -memory a smaller size, or upscale it less') from error
 
 
-def _upscale_file(model: SRModel, device: torch.device, job: Job, size: Size, memory: int | None, halo: int | None) -> None:
+def _upscale_file(model: SRModel, job: Job, size: Size, memory: int | None, halo: int | None) -> None:
     image = open_image(job.file)
-    lr = to_tensor(to_rgb(image)).unsqueeze(0)                                       # (1, 3, H, W)
-    height, width = lr.shape[2:]
+    lr, alpha = to_rgb(image), image.convert('RGBA').getchannel('A') if image.has_transparency_data else None
+    del image  # not needed amid the work
+    height, width = lr.shape[:2]
     new = size.of(job, height, width)
     target = job.target or OUTPUT / f'{job.name}_{new[0]}x{new[1]}.png'
     check_size(target, new[0], new[1])
     check_output(target, tuple(sorted(SUFFIXES)))
     start = time.perf_counter()
-    lr = lr.to(device)
     upscaled = _upscale(model, lr, new, memory, halo, printable(job.name))
-    if image.has_transparency_data and target.suffix.lower() in _WITH_ALPHA:
-        alpha = image.convert('RGBA').getchannel('A')
+    if alpha is not None and target.suffix.lower() in _WITH_ALPHA:
         upscaled.putalpha(alpha.resize(upscaled.size, Image.Resampling.BICUBIC))
     save_image(upscaled, target)
     seconds = time.perf_counter() - start
@@ -128,8 +124,14 @@ def _upscale_file(model: SRModel, device: torch.device, job: Job, size: Size, me
                    f'{name}: a halo of {halo} pixels changes the part in the middle by {255 * error:.3g} of 255 at most')
 
 
-def _upscale(model: SRModel, lr: Tensor, size: tuple[int, int], memory: int | None, halo: int | None,
+def _upscale(model: SRModel, lr: np.ndarray, size: tuple[int, int], memory: int | None, halo: int | None,
              title: str) -> Image.Image:
-    """(1, 3, H, W) in [0, 1] → the 8-bit image, with a progress bar."""
-    with tqdm(total=100, desc=title, unit='%', disable=None, leave=False) as bar:
-        return to_image(model.upscale(lr, size, memory, halo, lambda share: bar.update(100 * share - bar.n))[0])
+    """(H, W, 3) uint8 → the 8-bit image, with a progress bar. Filled part by part: floats would take four times as much."""
+    upscaled = Image.new('RGB', size[::-1])
+    with tqdm(total=math.prod(size), desc=title, unit='pixel', unit_scale=True, disable=None, leave=False) as bar:
+        def write(rows: slice, columns: slice, rgb: Tensor) -> None:
+            part = to_image(rgb[0])
+            upscaled.paste(part, (columns.start, rows.start))
+            bar.update(math.prod(part.size))
+        model.upscale_parts(lr, size, write, memory, halo)
+    return upscaled

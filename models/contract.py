@@ -180,6 +180,11 @@ class SRModel(nn.Module):
         """An image at another size, (B, 3, h, w) in [0, 1]; see `models.upscale.upscale_image`."""
         return upscale.upscale_image(self, image, size, memory, halo, progress)
 
+    def upscale_parts(self, image: Any, size: tuple[int, int], write: Callable[[slice, slice, Tensor], None],
+                      memory: int | None = None, halo: int | None = None) -> None:
+        """An image at another size, handed over part by part; see `models.upscale.upscale_parts`."""
+        upscale.upscale_parts(self, image, size, write, memory, halo)
+
     def encode_image(self, image: Any, side: int | None = None, cache: LatentCache | None = None) -> EncodedImage:
         """An image encoded once, for any number of `render` calls; see `models.upscale.encode_image`."""
         return upscale.encode_image(self, image, side, cache)
@@ -191,15 +196,15 @@ class SRModel(nn.Module):
 
     def normalise_lr(self, lr: Tensor) -> Tensor:
         """LR RGB in [0, 1], (B, 3, H, W) → normalised."""
-        return (lr - self.inp_sub.view(1, -1, 1, 1)) / self.inp_div.view(1, -1, 1, 1)
+        return lr.sub(self.inp_sub.view(1, -1, 1, 1)).div_(self.inp_div.view(1, -1, 1, 1))  # one copy
 
     def normalise_rgb(self, rgb: Tensor) -> Tensor:
         """Target RGB in [0, 1], (…, 3) → the units in which the loss is taken."""
-        return (rgb - self.gt_sub) / self.gt_div
+        return (rgb - self.gt_sub).div_(self.gt_div)  # one copy less
 
     def denormalise_rgb(self, rgb: Tensor) -> Tensor:
         """Inverse of `normalise_rgb`."""
-        return rgb * self.gt_div + self.gt_sub
+        return (rgb * self.gt_div).add_(self.gt_sub)  # one copy less
 
     @property
     def data_norm(self) -> dict:

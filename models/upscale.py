@@ -1,6 +1,7 @@
 """Upscaling within a memory budget: an image of any size, or a window of one. Read it from top to bottom.
 
-    upscale_image:   image → LR batch → regions that fit → for each: encode → bands of the output → RGB in place
+    upscale_parts:   image → LR batch → regions that fit → for each: encode → bands of the output → `write`
+    upscale_image:   the same, written into one tensor
     encode_image and render_window:   image → latents, once;   latents → bands of any window at any size
 
 A region is encoded with the margin that its outputs depend on, so they are those of the whole image, to rounding. The size
@@ -25,7 +26,7 @@ from torch import Tensor
 from common import coords
 from common.coords import Region
 from models.latents import LatentCache, LazyLatents
-from models.memory import PeakMeter, peak_bytes
+from models.memory import PeakMeter, peak_bytes, release_unused
 from utils import RunError, UserError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ SAMPLE_QUERIES = 256    # on which queries are measured
 AMPLE = 2 ** 15         # bytes per LR pixel: with as many in the budget, an image is encoded whole, without measuring
 CPU_CHUNK = 2 ** 24     # bytes that the queries of one chunk hold on a CPU: sized to fit its caches
 CPU_BAND = 2 ** 25      # bytes of a band of the output on a CPU: more would save nothing
-BAND_COPIES = 5         # of a band of the output, held while it is denormalised, clamped and written
+BAND_COPIES = 4         # of a band of the output, held while it is made, denormalised and written
 OUTSIDE = 0.5           # how far floating-point values may lie outside [0, 1]: resampling overshoots, other ranges are wrong
 
 
@@ -58,30 +59,51 @@ def upscale_image(model: 'SRModel', image: Any, size: tuple[int, int], memory: i
     """An image at another size: (B, 3, h, w), RGB in [0, 1], clamped, of the weights' type. The model does not change.
 
     Args:
+        progress: called with the fraction of the output that is done, above 0 to 1.
+        others: those of `upscale_parts`.
+    Raises: what `upscale_parts` raises.
+    """
+    out, done = None, 0
+
+    def write(rows: slice, columns: slice, rgb: Tensor) -> None:
+        nonlocal out, done
+        out = rgb.new_empty(len(rgb), 3, *size) if out is None else out
+        out[:, :, rows, columns] = rgb
+        done += rgb.shape[2] * rgb.shape[3]
+        if progress:
+            progress(done / (size[0] * size[1]))
+
+    upscale_parts(model, image, size, write, memory, halo)
+    assert out is not None  # every image has pixels
+    return out
+
+
+def upscale_parts(model: 'SRModel', image: Any, size: tuple[int, int], write: Callable[[slice, slice, Tensor], None],
+                  memory: int | None = None, halo: int | None = None) -> None:
+    """An image at another size, part by part: for results that shall not be held as floating-point numbers.
+
+    Args:
         image: RGB; see `lr_batch`.
         size: (h, w), each at least the LR side.
-        memory: bytes that may be used beside the input, the weights and the result; default: 1.5 GiB on CPUs, half of a
-            GPU's memory there. An image that does not fit is processed in regions, with the same result to rounding.
+        write: called once for each part of the output with its rows, its columns and its RGB (B, 3, h', w') in [0, 1],
+            clamped, of the weights' type.
+        memory: bytes that may be used beside the input, the weights and what is written; default: 1.5 GiB on CPUs, half of
+            a GPU's memory there. An image that does not fit is processed in regions, with the same result to rounding.
         halo: LR pixels around a region that the encoder reads; None: all that its features depend on. Fewer are faster and
             not exact. No effect where the image is processed as a whole.
-        progress: called with the fraction of the output that is done, above 0 to 1.
     Raises: UserError for another input, a size that the model cannot make, or too little memory.
     """
     with _inference(model):
         lr = model.normalise_lr(lr_batch(model, image))
         _check_request(model, lr, size, halo)
-        regions, memory = plan_regions(model, lr, memory, halo)
+        regions, memory = plan_regions(model, lr, size, memory, halo)
         rows, columns = coords.pixel_centres(size[0], lr.device), coords.pixel_centres(size[1], lr.device)
         cell = coords.make_cell(*size, lr.device).expand(len(lr), 2)
-        out, done = lr.new_empty(len(lr), 3, *size), 0
         for region in regions:
             latent = model.encode(lr, region, halo)
-            for y, x, rgb in _decode_region(model, latent, region, rows, columns, cell, memory):
-                out[:, :, y, x] = rgb
-                done += rgb.shape[2] * rgb.shape[3]
-                if progress:
-                    progress(done / (size[0] * size[1]))
-    return out
+            for part in _decode_region(model, latent, region, rows, columns, cell, memory):
+                write(*part)
+            del latent, part  # before the next region is encoded
 
 
 def encode_image(model: 'SRModel', image: Any, side: int | None = None, cache: LatentCache | None = None) -> EncodedImage:
@@ -149,7 +171,7 @@ def halo_error(model: 'SRModel', image: Any, size: tuple[int, int], halo: int, m
         lr = model.normalise_lr(lr_batch(model, image))
         _check_request(model, lr, size, halo)
         try:
-            regions, memory = plan_regions(model, lr, memory, None)
+            regions, memory = plan_regions(model, lr, size, memory, None)
         except UserError:
             return None
         if len(regions) == 1:
@@ -164,34 +186,60 @@ def halo_error(model: 'SRModel', image: Any, size: tuple[int, int], halo: int, m
 
 # regions and bands
 
-def plan_regions(model: 'SRModel', lr: Tensor, memory: int | None, halo: int | None) -> tuple[list[Region], int]:
+def plan_regions(model: 'SRModel', lr: Tensor, size: tuple[int, int], memory: int | None,
+                 halo: int | None) -> tuple[list[Region], int]:
     """The regions to process one by one: the whole image if its encoding fits into the memory, else parts that fit.
 
     Args:
         lr: (B, 3, H, W), for its shape, type and device.
-        memory, halo: those of `upscale_image`.
-    Returns: the regions, and the memory in bytes.
+        size, memory, halo: those of `upscale_parts`.
+    Returns: the regions, and the bytes of the memory that are left for them beside what is in use throughout.
     Raises: UserError that names a sufficient amount of memory, when not even the smallest region fits.
     """
     height, width = lr.shape[2:]
+    at_once = BAND_COPIES * math.prod(size) if model.whole_grid else 0
+    taken = len(lr) * 3 * (height * width + at_once) * lr.element_size()             # the LR image, and the whole grid
     memory, most = default_memory(lr.device) if memory is None else (memory, memory)
-    if len(lr) * height * width * AMPLE <= memory * ENCODING_SHARE or model.reach is None:
-        return [Region.whole(height, width)], memory
+    if len(lr) * height * width * AMPLE <= (memory - taken) * ENCODING_SHARE:
+        return [Region.whole(height, width)], memory - taken
     stages = encoding_stages(model, lr, halo)
-    side, uncut = _region_side(lr, memory, stages)
-    margin = max(margin for margin, _ in stages)
-    while side < min(margin, max(height, width)) and memory < most:
+    smallest = _smallest_side(model, lr)
+    wanted = max(smallest, min(max(margin for margin, _ in stages), max(height, width)))
+    side, uncut = _region_side(lr, memory - taken, stages)
+    while side < wanted and memory < most:
         memory = min(2 * memory, most)
-        side, uncut = _region_side(lr, memory, stages)
-    if side < min(SMALLEST_SIDE, height, width):
-        smallest = [(2 * margin + SMALLEST_SIDE, size) for margin, size in stages]
-        needed = max(min(height, length) * min(width, length) * size for length, size in smallest) / ENCODING_SHARE
-        optional = _margins(model, halo)[0] - _margins(model, 0)[0]
-        raise UserError(f'upscale: {memory / 2 ** 20:.0f} MiB of memory are too few for this model and this image; '
-                        f'allow at least {math.ceil(needed / 2 ** 20)} MiB'
-                        + (f', or a halo smaller than {optional} pixels' if optional else ''))
+        side, uncut = _region_side(lr, memory - taken, stages)
+    if side < smallest:
+        needed, halo = _least_memory(model, lr, stages), _halo_that_fits(model, lr, memory - taken, stages)
+        raise UserError(f'upscale: {memory >> 20} MiB of memory are too few for this model and this image; '
+                        f'allow at least {math.ceil((needed + taken) / 2 ** 20)} MiB'
+                        + ('' if halo is None else f', or a halo of at most {halo} pixels, which is not exact'))
     sides = (length if length <= uncut else side for length in (height, width))
-    return list(Region.whole(height, width).split(*sides)), memory
+    return list(Region.whole(height, width).split(*sides)), memory - taken
+
+
+def _smallest_side(model: 'SRModel', lr: Tensor) -> int:
+    """The shortest side that regions may have; a model that needs the whole image has one region."""
+    return max(lr.shape[2:]) if model.reach is None else min(SMALLEST_SIDE, *lr.shape[2:])
+
+
+def _least_memory(model: 'SRModel', lr: Tensor, stages: list[tuple[int, int]]) -> float:
+    """Bytes with which the smallest regions can be encoded."""
+    height, width = lr.shape[2:]
+    outer = [(2 * margin + max(SMALLEST_SIDE, _smallest_side(model, lr)), size) for margin, size in stages]
+    return max(min(height, side) * min(width, side) * size for side, size in outer) / ENCODING_SHARE
+
+
+def _halo_that_fits(model: 'SRModel', lr: Tensor, memory: int, stages: list[tuple[int, int]]) -> int | None:
+    """The largest halo with which the smallest regions fit into the memory, not even which may do."""
+    if model.reach is None:
+        return None
+    after, sizes = _margins(model, 0)[0], [size for _, size in stages]
+    for halo in range(stages[0][0] - after - 1, -1, -1):
+        margins = _margins(model, halo)[-len(sizes):]
+        if _least_memory(model, lr, list(zip(margins, sizes))) <= memory:
+            return halo
+    return None
 
 
 def default_memory(device: torch.device) -> tuple[int, int]:
@@ -223,8 +271,9 @@ def encoding_stages(model: 'SRModel', lr: Tensor, halo: int | None) -> list[tupl
 
 def _margins(model: 'SRModel', halo: int | None) -> tuple[int, int]:
     """LR pixels around a region that are read: by the whole encoding, and by the layers after the encoder alone."""
+    if model.reach is None:  # there is nothing around the whole image
+        return 0, 0
     seen = getattr(getattr(model, 'encoder', None), 'reach', 0) or 0
-    assert model.reach is not None  # else there are no regions
     after = model.reach - seen
     return after + (seen if halo is None else min(halo, seen)), after
 
@@ -232,7 +281,8 @@ def _margins(model: 'SRModel', halo: int | None) -> tuple[int, int]:
 def _region_side(lr: Tensor, memory: int, stages: list[tuple[int, int]]) -> tuple[int, int]:
     """The longest side of regions that fit, and the longest side of an image that need not be cut."""
     height, width = lr.shape[2:]
-    fitting = [(int(memory * ENCODING_SHARE) // size, margin) for margin, size in stages]            # LR pixels, margin
+    bytes_left = int(max(memory, 0) * ENCODING_SHARE)
+    fitting = [(bytes_left // size, margin) for margin, size in stages]              # LR pixels, margin
     sides = [max(math.isqrt(pixels), pixels // min(height, width)) - 2 * margin  # no margin across an uncut side
              for pixels, margin in fitting if pixels < height * width]
     return min(sides, default=max(height, width)), min(math.isqrt(pixels) for pixels, _ in fitting)
@@ -255,11 +305,12 @@ def _decode_region(model: 'SRModel', latent: Any, region: Region, rows: Tensor, 
     for top in range(start, stop, step):
         y = nearest_in(nearest_row, top, min(top + step, stop))
         if y.stop > y.start:
+            release_unused()
             rgb = model.query_grid(latent, rows[y], columns[x], cell, memory)        # (B, h', w', 3)
             rgb = model.denormalise_rgb(rgb)
             if not torch.stack(rgb.aminmax()).isfinite().all():
                 raise RunError('upscale: the output is not finite; the weights are damaged or do not suit this precision')
-            yield y, x, rearrange(rgb.clamp(0, 1), 'b h w c -> b c h w')
+            yield y, x, rearrange(rgb.clamp_(0, 1).to(model.inp_sub), 'b h w c -> b c h w')
 
 
 def nearest_in(nearest: Tensor, start: int, stop: int) -> slice:
@@ -317,7 +368,7 @@ def lr_batch(model: 'SRModel', image: Any) -> Tensor:
         full = {'uint8': 255, 'uint16': 65535}.get(image.dtype.name, 1)
         if image.dtype.kind != 'f' and full == 1:
             raise UserError(f'upscale: expected an array of uint8, uint16 or floating-point numbers, got {image.dtype}')
-        image = torch.from_numpy(image / np.float64(full) if full > 1 else np.ascontiguousarray(image))
+        image = torch.from_numpy(image / np.float64(full) if full > 255 else np.ascontiguousarray(image))
         image = image.movedim(-1, -3) if image.ndim >= 3 else image                  # (…, H, W, 3) → (…, 3, H, W)
         image = image.unsqueeze(0) if image.ndim == 3 else image
     if not isinstance(image, Tensor):
@@ -326,7 +377,7 @@ def lr_batch(model: 'SRModel', image: Any) -> Tensor:
     if lr.ndim != 4 or lr.shape[1] != 3 or 0 in lr.shape:
         raise UserError(f'upscale: expected images of shape (B, 3, H, W), got {tuple(image.shape)}')
     if lr.dtype == torch.uint8:
-        return lr.to(model.inp_sub) / 255
+        return lr.to(model.inp_sub).div_(255)
     if not lr.is_floating_point():
         raise UserError(f'upscale: expected a tensor of uint8 or floating-point numbers, got {lr.dtype}')
     low, high = lr.aminmax()

@@ -22,7 +22,7 @@ model = models.load('save/run/epoch-last.pth')
 lr = torch.rand(1, 3, 20, 90, generator=torch.Generator().manual_seed(0))
 whole = model.upscale(lr, (45, 200))
 with torch.no_grad():
-    parts, _ = upscale.plan_regions(model, lr, MEMORY, None)
+    parts, _ = upscale.plan_regions(model, lr, lr.shape[2:], MEMORY + lr.nbytes, None)
 assert len(parts) > 1, parts
 assert (model.upscale(lr, (45, 200), MEMORY) - whole).abs().max() < 1e-5
 """

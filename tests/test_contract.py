@@ -230,7 +230,7 @@ def test_the_plan_is_made_of_options_alone(monkeypatch, tiny_msit):
     model, lr = models.make(tiny_msit).eval(), image(1, 60, 64)
     monkeypatch.setattr(Path, 'read_text', lambda *args, **kwargs: pytest.fail('reads a file'))
     with torch.no_grad():
-        plans = [upscale.plan_regions(model, lr, 2 ** 21, None) for _ in range(2)]
+        plans = [upscale.plan_regions(model, lr, lr.shape[2:], 2 ** 21, None) for _ in range(2)]
     assert plans[0] == plans[1] and len(plans[0][0]) > 1
     assert torch.equal(model.upscale(lr, (90, 96), memory=2 ** 21), model.upscale(lr, (90, 96), memory=2 ** 21))
 

@@ -49,14 +49,14 @@ def test_trainable_parameters(encoder, parameters):
 
 # the parts
 
-@pytest.mark.parametrize('scores', [1, 100, 2 ** 26])
+@pytest.mark.parametrize('queries', [1, 10, 256])
 @pytest.mark.parametrize('height, width', [(6, 8), (5, 7)])
-def test_non_local_features_in_the_plain_form(monkeypatch, height, width, scores):
+def test_non_local_features_in_the_plain_form(monkeypatch, height, width, queries):
     """Filters cut out of the halved map, convolution, softmax, transposed convolution with the patches they stand for.
 
-    However many scores are in memory at once.
+    However many queries are computed at once.
     """
-    monkeypatch.setattr(ciaosr, 'SCORES', scores)
+    monkeypatch.setattr(ciaosr, 'QUERIES', queries)
     torch.manual_seed(0)
     module = CrossScaleAttention(4).double()
     x = torch.randn(1, 4, height, width, dtype=torch.float64)

@@ -118,7 +118,7 @@ def unclamped(model: SRModel) -> SRModel:
 
 def in_regions(monkeypatch, rows: int, columns: int) -> None:
     """Cuts every image into parts of at most rows × columns pixels."""
-    monkeypatch.setattr(upscale, 'plan_regions', lambda model, lr, memory, halo: (
+    monkeypatch.setattr(upscale, 'plan_regions', lambda model, lr, size, memory, halo: (
         list(Region.whole(*lr.shape[2:]).split(rows, columns)), memory or 2 ** 30))
 
 
@@ -570,10 +570,13 @@ def test_halo_error_is_unknown_where_the_exact_result_does_not_fit():
     exact, quick = (memory_for(max((16 + 2 * margin) ** 2 * held for margin, held in stages_of(model, halo=halo)))
                     for halo in (None, 0))
     assert quick < exact
-    memory = (exact + quick) // 2
-    with pytest.raises(UserError, match='or a halo smaller than 10 pixels'):
+    memory = (exact + quick) // 2 + lr.nbytes
+    with pytest.raises(UserError, match=r'or a halo of at most \d pixels, which is not exact') as error:
         model.upscale(lr, size, memory=memory)
-    assert model.upscale(lr, size, memory=memory, halo=0).shape == (1, 3, 80, 80)
+    largest_halo = int(re.search(r'halo of at most (\d)', str(error.value))[1])
+    assert model.upscale(lr, size, memory=memory, halo=largest_halo).shape == (1, 3, 80, 80)
+    with pytest.raises(UserError, match='too few'):
+        model.upscale(lr, size, memory=memory, halo=largest_halo + 1)
     assert upscale.halo_error(model, lr, size, 0, memory) is None
 
 
@@ -626,8 +629,9 @@ def held(monkeypatch):
     return set_stages
 
 
-def plan(model: SRModel, shape: tuple[int, ...], memory: int | None, halo: int | None = None) -> list[Region]:
-    return upscale.plan_regions(model, torch.empty(shape), memory, halo)[0]
+def plan(model: SRModel, shape: tuple[int, ...], memory: int, halo: int | None = None) -> list[Region]:
+    lr = torch.empty(shape)
+    return upscale.plan_regions(model, lr, shape[2:], memory + lr.nbytes, halo)[0]
 
 
 def memory_for(numbers: int) -> int:
@@ -704,7 +708,8 @@ def test_the_memory_that_an_error_names_is_enough_for_every_shape(held, height, 
             plan(TwoStages(), (1, 3, height, width), 1000)
         enough = int(re.search(r'allow at least (\d+) MiB', str(error.value))[1]) * MIB
         assert plan(TwoStages(), (1, 3, height, width), enough)
-        assert enough <= MIB + height * width * 440 * factor / upscale.ENCODING_SHARE  # what the whole image takes
+        whole = 440 * factor / upscale.ENCODING_SHARE + 12  # bytes per LR pixel
+        assert enough <= MIB + height * width * whole
 
 
 def test_margins_shrink_with_the_halo_by_the_encoders_part_only():
@@ -719,7 +724,7 @@ def test_an_image_that_fits_is_never_cut(monkeypatch):
     model, lr = msit(), random_image(20, 24)
     regions, encode = [], model.encode
     monkeypatch.setattr(model, 'encode', lambda *args: regions.append(args[1:]) or encode(*args))
-    model.upscale(lr, (30, 30), memory=whole_memory(model, 480))
+    model.upscale(lr, (30, 30), memory=whole_memory(model, 480) + lr.nbytes)
     model.upscale(lr, (30, 30))
     assert [region for region, *_ in filter(None, regions)] == [Region.whole(20, 24)] * 2
 
@@ -728,16 +733,16 @@ def test_an_image_that_fits_is_never_cut(monkeypatch):
 def test_too_little_memory_names_an_amount_that_is_enough(height, width, batch):
     model, lr = msit(base_dim=128, n_resblocks=0), torch.empty(batch, 3, height, width, dtype=torch.float64)
     with pytest.raises(UserError, match=r'\Aupscale: 1 MiB of memory are too few[^\n]*\Z') as error, torch.no_grad():
-        upscale.plan_regions(model, lr, MIB, None)
+        upscale.plan_regions(model, lr, (height, width), MIB, None)
     enough = int(re.search(r'allow at least (\d+) MiB', str(error.value))[1]) * MIB
     assert enough > MIB
-    assert 'or a halo smaller than 2 pixels' in str(error.value)
+    assert 'halo' not in str(error.value)  # not even none fits
     with torch.no_grad():
-        assert upscale.plan_regions(model, lr, enough, None)
+        assert upscale.plan_regions(model, lr, (height, width), enough, None)
         with pytest.raises(UserError, match='MiB'):
-            upscale.plan_regions(model, lr, enough - MIB, None)
+            upscale.plan_regions(model, lr, (height, width), enough - MIB, None)
         with pytest.raises(UserError) as error:
-            upscale.plan_regions(model, lr, MIB, 0)
+            upscale.plan_regions(model, lr, (height, width), MIB, 0)
     assert 'halo' not in str(error.value)
 
 
@@ -754,8 +759,8 @@ def test_the_default_memory_does_not_depend_on_what_is_free(held):
     gib = 2 ** 30
     for size, memory in ((10, 1.5), (50_000, 1.5), (80_000, 1.5), (150_000, 3), (300_000, 6), (301_000, 6)):
         held((30, size), (5, 10))
-        regions, chosen = upscale.plan_regions(TwoStages(), torch.empty(1, 3, 1000, 1000), None, None)
-        assert chosen == memory * gib, (size, chosen / gib)
+        regions, left = upscale.plan_regions(TwoStages(), torch.empty(1, 3, 1000, 1000), (1000, 1000), None, None)
+        assert left == memory * gib - 12 * 10 ** 6, (size, left / gib)
         assert regions
 
 
@@ -768,13 +773,13 @@ def test_results_do_not_depend_on_the_memory(make, scale):
     whole = model.upscale(lr, size)
     numbers = set()
     for memory in (least_memory(model), *(whole_memory(model, pixels) for pixels in (2000, 3359, 3360, 10 ** 6))):
-        assert largest(model.upscale(lr, size, memory=memory), whole) < 1e-13
+        assert largest(model.upscale(lr, size, memory=memory + lr.nbytes), whole) < 1e-13
         with torch.no_grad():
-            numbers.add(len(upscale.plan_regions(model, lr, memory, None)[0]))
+            numbers.add(len(upscale.plan_regions(model, lr, size, memory + lr.nbytes, None)[0]))
     assert len(numbers) > 2 and 1 in numbers
 
 
-@pytest.mark.parametrize('memory', [0, 1, 1000, 10 ** 6, None])
+@pytest.mark.parametrize('memory', [2 * 10 ** 6, None])
 @pytest.mark.parametrize('size', [(41, 75), (20, 30), (60, 90), (33, 31)])
 def test_bicubic_is_pillows_at_any_memory(size, memory):
     model, lr = models.load('bicubic'), random_image(20, 30).float()
@@ -782,6 +787,23 @@ def test_bicubic_is_pillows_at_any_memory(size, memory):
     expected = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))
     sr = model.upscale(lr, size, memory=memory)
     np.testing.assert_array_equal((sr[0].permute(1, 2, 0) * 255).round().byte().numpy(), expected)
+
+
+SMALL_EDSR = {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 8, 'no_upsampling': True}}
+
+
+@pytest.mark.parametrize('spec, size', [
+    ({'name': 'bicubic'}, (600, 600)), ({'name': 'srno', 'args': {'encoder_spec': SMALL_EDSR}}, (90, 90)),
+    ({'name': 'ciaosr', 'args': {'encoder_spec': SMALL_EDSR}}, (75, 75))])
+def test_models_that_cannot_be_cut_refuse_what_does_not_fit(spec, size):
+    model, lr = models.make(spec), random_image(70, 70).float()
+    with pytest.raises(UserError, match=r'allow at least \d+ MiB\Z') as error:
+        model.upscale(lr, size, memory=2 ** 20)
+    enough = int(re.search(r'allow at least (\d+) MiB', str(error.value))[1]) * MIB
+    assert enough > 12 * math.prod(size)
+    assert peak_bytes(model.upscale, lr, size, memory=enough) < enough + 12 * math.prod(size)
+    with pytest.raises(UserError, match='too few'):
+        model.upscale(lr, size, memory=enough - MIB)
 
 
 # bytes
@@ -800,16 +822,17 @@ def test_upscale_stays_within_its_memory(monkeypatch, args, scale):
     model, lr = msit(n_resblocks=0, base_dim=32, **args).float(), random_image(48, 45).float()
     size, numbers = (round(48 * scale), round(45 * scale)), []
     for memory in (least_memory(model), whole_memory(model, 48 * 45)):
+        memory += lr.nbytes
         assert peak_bytes(model.upscale, lr, size, memory=memory) < memory
         with torch.no_grad():
-            numbers.append(len(upscale.plan_regions(model, lr, memory, None)[0]))
+            numbers.append(len(upscale.plan_regions(model, lr, size, memory, None)[0]))
     assert numbers[0] > numbers[1] == 1
 
 
 @pytest.mark.parametrize('scale', [2, 3, 4])
 def test_fixed_scale_networks_stay_within_their_memory(scale):
     model, lr = encoder('edsr-baseline', scale=scale, n_feats=16).float(), random_image(70, 75).float()
-    for memory in (least_memory(model), whole_memory(model, 70 * 75)):
+    for memory in (least_memory(model) + lr.nbytes, whole_memory(model, 70 * 75) + lr.nbytes):
         assert peak_bytes(model.upscale, lr, (70 * scale, 75 * scale), memory=memory) < memory
 
 

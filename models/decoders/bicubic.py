@@ -39,7 +39,7 @@ class Bicubic(SRModel):
     def resize(self, latent: Latent, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> Tensor:
         """Pillow's bicubic of a box (left, top, right, bottom) in LR pixels, or of all → (B, h, w, 3), normalised."""
         resized = [np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, box)) for image in latent.images]
-        return self.normalise_rgb(torch.from_numpy(np.stack(resized)).to(latent.like) / 255)
+        return self.normalise_rgb(torch.from_numpy(np.stack(resized)).to(latent.like).div_(255))
 
     def query_grid(self, latent: Latent, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
         edges = []  # of the outer output pixels, in LR pixels

@@ -20,7 +20,7 @@ from models.layers import MLP, sample_bilinear
 from models.registries import EncoderSpec, Widths, register
 
 SHARPNESS = 10.0  # of the non-local softmax
-SCORES = 2 ** 26  # of that softmax, in memory at once
+QUERIES = 256     # of that softmax at once: its memory grows with the image, not with its square
 
 
 class CrossScaleAttention(nn.Module):
@@ -43,9 +43,8 @@ class CrossScaleAttention(nn.Module):
         keys = keys / keys.norm(dim=1, keepdim=True).clamp(min=1e-4)
         values = F.unfold(self.conv_assembly(x), 6, padding=2, stride=2)             # (B, 36·F, L)
         queries, keys, values = (t.transpose(1, 2) for t in (queries, keys, values))
-        at_once = max(1, SCORES // (len(keys) * keys.shape[1]))
         patches = torch.cat([F.scaled_dot_product_attention(part, keys, values, scale=SHARPNESS)
-                             for part in queries.split(at_once, 1)], 1)              # (B, H·W, 36·F)
+                             for part in queries.split(QUERIES, 1)], 1)               # (B, H·W, 36·F)
         doubled = F.fold(patches.transpose(1, 2), (2 * size[0], 2 * size[1]), 6, padding=2, stride=2)
         return self.down(doubled)[:, :, :height, :width] / 6
 
