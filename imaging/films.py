@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import GifImagePlugin, Image
 
-from imaging.writing import check_size
+from imaging.formats import check_size
 from utils import UserError, atomic_path, check_output
 
 FILM_SUFFIXES = ('.gif', '.mp4', '.webp')

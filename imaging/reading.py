@@ -1,27 +1,30 @@
-"""Reading and listing images. Files of any depth become 8 bits per channel."""
+"""Reading and listing images. Files of any depth become 8 bits per channel, by Pillow, as the benchmarks define it.
+
+What is to be upscaled is read by `imaging/frames.py`.
+"""
 import contextlib
 import math
 import stat
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
+from imaging.formats import MAX_PIXELS, SUFFIXES
 from imaging.sixteen import to_8_bits
 from utils import UserError, file_status, one_line
 
-SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm'}
 # Pillow finds the format by the content, whatever the suffix: an EPS file, say, would start Ghostscript
-_FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'PPM')
-MAX_PIXELS = 2 ** 30  # of an image; the header decides, before anything is decoded
+_FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'PPM', 'GIF', 'AVIF', 'JPEG2000')
+_MAX_TEXT = 2 ** 26  # bytes of a text chunk of a PNG file, of which Pillow takes 1 MiB
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
 
 
-def list_images(folder: str | Path) -> list[Path]:
+def list_images(folder: str | Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
     """The image files of a folder, sorted by name. Raises UserError when it is missing or has none.
 
     Folders, FIFOs, sockets and devices with the name of an image are left out. A link that leads nowhere is listed: whoever
@@ -36,9 +39,9 @@ def list_images(folder: str | Path) -> list[Path]:
     except OSError as error:
         raise UserError(f'{folder}: cannot be listed ({error.strerror})') from error
     files = [file for file in names
-             if file.suffix.lower() in SUFFIXES and not file.name.startswith('.') and not _is_special(file)]
+             if file.suffix.lower() in suffixes and not file.name.startswith('.') and not _is_special(file)]
     if not files:
-        raise UserError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})")
+        raise UserError(f"{folder}: holds no image ({', '.join(sorted(suffixes))})")
     return files
 
 
@@ -57,7 +60,7 @@ def open_image(path: str | Path) -> Image.Image:
 
     Raises: UserError when it is missing, no image, cut short, or larger than MAX_PIXELS or the memory.
     """
-    with _opened(path) as image:
+    with opened_image(path) as image:
         return ImageOps.exif_transpose(to_8_bits(image, lambda: _open(path)))
 
 
@@ -68,13 +71,13 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 def read_rgb(path: str | Path) -> np.ndarray:
     """The image at `path`, (H, W, 3) uint8; errors as in `open_image`."""
-    with _named(path):
+    with named(path):
         return to_rgb(open_image(path))
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of the upright image, from the file's header: the image is not decoded. Errors as in `open_image`."""
-    with _opened(path) as image:
+    with opened_image(path) as image:
         size = image.size
         exif = Image.Image.getexif(image)  # PNG's own getexif decodes the whole image, because EXIF may come after it
     if exif.get(_ORIENTATION, 1) >= 5:
@@ -83,7 +86,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
 
 
 # what Pillow's decoders raise for damaged files
-_DAMAGED = (OSError, ValueError, EOFError, SyntaxError, ArithmeticError, LookupError, TypeError, AttributeError,
+DAMAGED = (OSError, ValueError, EOFError, SyntaxError, ArithmeticError, LookupError, TypeError, AttributeError,
             RuntimeError, struct.error, zlib.error)
 _KINDS = ((stat.S_ISDIR, 'a folder'), (stat.S_ISFIFO, 'a FIFO'), (stat.S_ISSOCK, 'a socket'),
           (stat.S_ISCHR, 'a device'), (stat.S_ISBLK, 'a device'))
@@ -99,10 +102,10 @@ def _is_special(file: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
+def opened_image(path: str | Path) -> Iterator[ImageFile.ImageFile]:
     """The image of a file, not decoded yet, within the limits; whatever goes wrong is a UserError that names the file."""
     check_file(path)
-    with _named(path), _any_size(), _open(path) as image:
+    with named(path), _any_size(), _open(path) as image:
         width, height = image.size
         if math.prod(image.size) > MAX_PIXELS:
             raise UserError(f'{path}: its header says {height}x{width}, more than the {MAX_PIXELS:,} pixels that are read')
@@ -110,7 +113,7 @@ def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
 
 
 @contextlib.contextmanager
-def _named(path: str | Path) -> Iterator[None]:
+def named(path: str | Path) -> Iterator[None]:
     """Turns every error into a UserError that names the file."""
     try:
         yield
@@ -118,7 +121,7 @@ def _named(path: str | Path) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise UserError(f'{path}: decoding this image needs more memory than there is') from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f'{path}: cannot be read ({error.strerror})') from error
         raise UserError(f'{path}: damaged or unreadable image ({one_line(error)})') from error
@@ -133,25 +136,28 @@ def _open(path: str | Path) -> Iterator[ImageFile.ImageFile]:
     """
     with open(path, 'rb') as file:
         try:
-            image = Image.open(file, formats=_FORMATS)
-        except _DAMAGED as error:
+            # TGA files have no mark of their own
+            formats = (*_FORMATS, 'TGA') if Path(path).suffix.lower() == '.tga' else _FORMATS
+            image = Image.open(file, formats=formats)
+        except DAMAGED as error:
             raise UserError(f'{path}: not an image that can be read') from error
         with image:
             yield image
 
 
 _readers = 0  # threads within `_any_size`
-_limit: int | None = None  # Pillow's, while there are any
+_limits: tuple[int | None, int] = (None, 0)  # Pillow's, while there are any
 _counting = threading.Lock()
 
 
 @contextlib.contextmanager
 def _any_size() -> Iterator[None]:
-    """Lifts Pillow's limit on the pixels of an image, a setting of the whole process, for as long as any thread reads."""
-    global _readers, _limit
+    """Lifts Pillow's limits on the pixels and texts of an image, settings of the whole process, while any thread reads."""
+    global _readers, _limits
     with _counting:
         if _readers == 0:
-            _limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            _limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, _MAX_TEXT
         _readers += 1
     try:
         yield
@@ -159,4 +165,4 @@ def _any_size() -> Iterator[None]:
         with _counting:
             _readers -= 1
             if _readers == 0:
-                Image.MAX_IMAGE_PIXELS = _limit
+                Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = _limits
