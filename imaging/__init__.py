@@ -25,7 +25,7 @@ from imaging.frames import Header, read_frames, read_header, read_image
 from imaging.reading import check_file, list_images, open_image, read_rgb, read_size, to_rgb
 from imaging.writing import save_image, to_image
 
-__all__ = ['DEFAULTS', 'FORMAT_NAMES', 'INPUT_SUFFIXES', 'MAX_PIXELS', 'MAX_QUALITY', 'OUTPUT_SUFFIXES', 'SUFFIXES', 'Animation',
-           'Canvas', 'Format', 'Frame', 'Header', 'Metadata', 'WriteOptions', 'check_file', 'check_size', 'check_target',
-           'find_format', 'list_images', 'open_image', 'read_frames', 'read_header', 'read_image', 'read_rgb', 'read_size',
-           'save_image', 'suited', 'to_image', 'to_rgb']
+__all__ = ['DEFAULTS', 'FORMAT_NAMES', 'INPUT_SUFFIXES', 'MAX_PIXELS', 'MAX_QUALITY', 'OUTPUT_SUFFIXES', 'SUFFIXES',
+           'Animation', 'Canvas', 'Format', 'Frame', 'Header', 'Metadata', 'WriteOptions', 'check_file', 'check_size',
+           'check_target', 'find_format', 'list_images', 'open_image', 'read_frames', 'read_header', 'read_image',
+           'read_rgb', 'read_size', 'save_image', 'suited', 'to_image', 'to_rgb']

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from imaging import tiff
-from imaging.encoding import dropped, write_deep, write_pillow
+from imaging.encoding import check_library, dropped, write_deep, write_pillow
 from imaging.formats import DEFAULTS, WriteOptions, check_target
 from imaging.frame import Frame, full_scale
 from imaging.metadata import with_size
@@ -34,7 +34,9 @@ class Canvas:
         self.metadata, self.duration = with_size(like.metadata, height, width), like.duration
         self.notes: list[str] = []
         wanted = options.bits or like.bits
-        self._type = _TYPES[max(bits for bits in self.format.bits if bits <= wanted)]
+        bits = max(bits for bits in self.format.bits if bits <= wanted)
+        check_library(self.path, self.format, bits)
+        self._type = _TYPES[bits]
         self._alpha = None if like.alpha is None else _image(like.alpha)
         keeps_alpha = like.alpha is not None and 'RGBA' in self.format.modes
         self._background = None

@@ -77,7 +77,7 @@ def _to_srgb(pixels: np.ndarray, profile: bytes) -> np.ndarray:
         return pixels
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
     grey = pixels.shape[2] == 1
-    converted = library('imagecodecs').cms_transform(
+    converted = library('imagecodecs', 'ICC profile of an image of more than 8 bits').cms_transform(
         np.ascontiguousarray(pixels[..., 0] if grey else pixels), profile, srgb, colorspace='gray' if grey else 'rgb',
         outcolorspace='rgb')
     return converted[..., :pixels.shape[2]]

@@ -35,7 +35,7 @@ def decode_png(path: Path) -> Raster | None:
         head = file.read(25)
         if head[24:] != b'\x10':
             return None
-        values = library('imagecodecs').png_decode(head + file.read())
+        values = library('imagecodecs', path).png_decode(head + file.read())
     return _with_alpha(values, None)
 
 
@@ -43,7 +43,7 @@ def decode_jpeg2000(path: Path) -> Raster | None:
     data = path.read_bytes()
     start = data.find(b'\xff\x4f\xff\x51')  # the beginning of the codestream: image and tile size
     bits = (data[start + 42] & 0x7f) + 1 if 0 <= start < len(data) - 42 else 8
-    return None if bits <= 8 else _with_alpha(library('imagecodecs').jpeg2k_decode(data), 2 ** bits - 1)
+    return None if bits <= 8 else _with_alpha(library('imagecodecs', path).jpeg2k_decode(data), 2 ** bits - 1)
 
 
 def decode_avif(path: Path) -> Raster | None:
@@ -51,7 +51,7 @@ def decode_avif(path: Path) -> Raster | None:
     start = data.find(b'av1C')  # the configuration of the codec
     flags = data[start + 6] if 0 <= start < len(data) - 6 else 0
     bits = (12 if flags & 0x20 else 10) if flags & 0x40 else 8
-    return None if bits == 8 else _with_alpha(library('imagecodecs').avif_decode(data), 2 ** bits - 1)
+    return None if bits == 8 else _with_alpha(library('imagecodecs', path).avif_decode(data), 2 ** bits - 1)
 
 
 def decode_ppm(path: Path) -> Raster | None:
@@ -66,7 +66,7 @@ def decode_ppm(path: Path) -> Raster | None:
 
 def decode_pnm(path: Path) -> Raster:
     """A PPM, PAM or PFM of any depth."""
-    with library('netpbmfile').NetpbmFile(path) as file:
+    with library('netpbmfile', path).NetpbmFile(path) as file:
         check_pixels(path, *file.shape[:2])
         if file.axes not in ('YX', 'YXS'):
             raise UserError(f'{path}: holds several images, expected one')

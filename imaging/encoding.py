@@ -24,6 +24,12 @@ def dropped(form: Format, metadata: Metadata) -> list[str]:
             if data is not None and len(data) > _LARGEST_SEGMENT]
 
 
+def check_library(path: Path, form: Format, bits: int) -> None:
+    """Raises UserError when the package that writes such a file is missing; meant for before the work."""
+    if form.name == 'TIFF' or bits > 8:
+        library({'TIFF': 'tifffile', 'PPM': 'netpbmfile'}.get(form.name, 'imagecodecs'), path)
+
+
 def write_pillow(image: Image.Image, path: Path, form: Format, metadata: Metadata, options: WriteOptions) -> None:
     """Writes 8 bits per channel, in any format but TIFF."""
     image = to_palette(image) if form.name == 'GIF' else image
@@ -68,9 +74,9 @@ def write_deep(pixels: np.ndarray, path: Path, form: Format, metadata: Metadata)
     """Writes (H, W, C) of 16 bits per channel, in any format but TIFF."""
     squeezed = pixels[..., 0] if pixels.shape[2] == 1 else pixels
     if form.name == 'PPM':
-        library('netpbmfile').imwrite(path, squeezed, magicnumber='P5' if squeezed.ndim == 2 else 'P6', maxval=65535)
+        library('netpbmfile', path).imwrite(path, squeezed, magicnumber='P5' if squeezed.ndim == 2 else 'P6', maxval=65535)
         return
-    codecs = library('imagecodecs')
+    codecs = library('imagecodecs', path)
     if form.name == 'JPEG2000':
         kind = 'j2k' if path.suffix.lower() == '.j2k' else 'jp2'
         data = codecs.jpeg2k_encode(squeezed, level=0, reversible=True, codecformat=kind)

@@ -97,7 +97,7 @@ def check_target(path: str | Path, height: int, width: int, frames: int = 1,
     """
     form = find_format(path, options)
     if max(height, width) > form.longest:
-        raise UserError(f'{path}: {height}x{width} is too large for {form.name}, whose sides hold at most {form.longest} '
+        raise UserError(f'{path}: {height}x{width} is too large for this format, whose sides hold at most {form.longest} '
                         'pixels; write a .png')
     if frames > 1 and not form.frames:
         several = ', '.join(other.suffixes[0] for other in FORMATS if other.frames)

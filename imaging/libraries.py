@@ -7,14 +7,19 @@
     netpbmfile    PAM, PFM, and PPM of more than 8 bits.
 """
 import importlib
+from pathlib import Path
 from types import ModuleType
 
 from utils import UserError
 
 
-def library(name: str) -> ModuleType:
-    """The module of this name. Raises UserError where it is not installed."""
+def library(name: str, what: str | Path) -> ModuleType:
+    """The module of this name. Raises UserError where it is not installed.
+
+    Args:
+        what: a file, or what else needs it.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f'this image needs the package {name}: pip install {name}') from error
+        raise UserError(f'{what}: needs one more package: pip install {name}') from error

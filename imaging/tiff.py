@@ -28,7 +28,7 @@ _TEXTS = (270, 271, 272, 305, 306, 315, 33432)  # description, maker, model, sof
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """tifffile's view of a file."""
-    with library('tifffile').TiffFile(path) as file:
+    with library('tifffile', path).TiffFile(path) as file:
         yield file
 
 
@@ -105,7 +105,7 @@ class Writer:
         self.path = path
         self.directories: list[dict[int, dict]] = []  # of each page
         self.big = size > _BIG
-        self.file = library('tifffile').TiffWriter(path, bigtiff=self.big, byteorder='<')
+        self.file = library('tifffile', path).TiffWriter(path, bigtiff=self.big, byteorder='<')
 
     def add(self, pixels: np.ndarray, metadata: Metadata, several: bool) -> None:
         """Appends a page: (H, W, C) of grey or RGB, the last channel of an even number is transparency."""

@@ -245,6 +245,7 @@ def test_demo_keeps_transparency(place):
 
 
 def test_demo_sixteen_bits(place):
+    pytest.importorskip('imagecodecs')
     values = np.array([[0, 128, 129, 257], [40000, 65535, 65407, 32768]], dtype=np.uint16)
     Image.fromarray(values).save('deep.png')
     assert place.demo('-input', 'deep.png', '-model', 'bicubic', '-scale', '1', '-output', 'b.png').status == 0

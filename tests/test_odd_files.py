@@ -1,6 +1,7 @@
 """Files that are odd but right give the right image, damaged ones a line with status 2: by the command itself."""
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -175,3 +176,18 @@ def test_notes_are_one_line_each(upscale):
     done = upscale('a.png', '-background', '0,0,255', output='out.jpg')
     assert done.out.splitlines()[1:] == ['out.jpg: JPEG holds no transparency: transparent pixels are blended onto 0,0,255']
     assert np.abs(loaded('out.jpg').astype(int) - (128, 0, 127)).max() <= 2
+
+
+@pytest.mark.parametrize(('missing', 'source', 'target'), [
+    ('tifffile', 'a.tif', 'out.png'), ('tifffile', 'a.png', 'out.tif'), ('imagecodecs', 'deep.png', 'out.png'),
+    ('imagecodecs', 'a.png -bits 16', 'out.jp2'), ('netpbmfile', 'deep.pam', 'out.png'),
+    ('netpbmfile', 'a.png -bits 16', 'out.ppm')])
+def test_a_missing_package_is_named(upscale, monkeypatch, missing, source, target):
+    for name in ('a.png', 'a.tif'):
+        Image.fromarray(NOISE).save(name)
+    for name in ('deep.png', 'deep.pam'):
+        WHOLE[name](name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    done = upscale(*source.split(), output=target)
+    named = source if target == 'out.png' else target
+    assert done.status == 2 and done.err == f'error: {named}: needs one more package: pip install {missing}\n'
