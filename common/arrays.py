@@ -1,13 +1,12 @@
-"""Image arrays and tensors: (H, W, 3) → (3, H, W) in [0, 1], and Pillow's bicubic."""
+"""Image arrays and tensors: (H, W, 3) uint8 ↔ (3, H, W) in [0, 1], and Pillow's bicubic."""
 import numpy as np
 import torch
 from PIL import Image
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8, uint16, or floating-point numbers in [0, 1] → (3, H, W) float32 in [0, 1]."""
-    full = np.iinfo(image.dtype).max if image.dtype.kind == 'u' else 1
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / full
+    """(H, W, 3) uint8 → (3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
 def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:

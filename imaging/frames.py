@@ -159,7 +159,7 @@ def _pillow_frame(path: Path, image: ImageFile.ImageFile, number: int, metadata:
     metadata = metadata or read_metadata(image)
     converted, is_srgb = to_rgb_mode(eight)
     metadata = replace(metadata, profile=None) if is_srgb else metadata
-    values = np.asarray(converted)
+    values = np.array(converted)  # to be written to, as torch demands
     values = values[..., None] if values.ndim == 2 else values
     channels = 1 if converted.mode in ('L', 'LA') else 3
     alpha = values[..., channels] if values.shape[2] > channels else None

@@ -152,13 +152,13 @@ def test_given_directly_they_are_refused(specials, upscale):
     RuntimeError('[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory: you tried …')])
 def test_a_failed_allocation_is_one_line_and_the_others_go_on(tmp_path, upscale, monkeypatch, error):
     bicubic = type(models.load('bicubic', 'cpu'))
-    original = bicubic.upscale
+    original = bicubic.upscale_parts
 
     def fail_for_one(self, lr, *args, **settings):
-        if lr.shape[2:] == (9, 9):
+        if lr.shape[:2] == (9, 9):
             raise error
         return original(self, lr, *args, **settings)
-    monkeypatch.setattr(bicubic, 'upscale', fail_for_one)
+    monkeypatch.setattr(bicubic, 'upscale_parts', fail_for_one)
     for name, side in (('a', 5), ('b', 9), ('c', 6)):
         save(tmp_path / 'in' / f'{name}.png', np.zeros((side, side, 3), np.uint8))
     done = upscale('in', '-output', 'out')
