@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from common.coords import Region
 from models import upscale
 from models.latents import LatentCache
+from models.requests import check_queries
 from models.upscale import EncodedImage
 from utils import UserError, shortened
 
@@ -173,25 +174,33 @@ class SRModel(nn.Module):
             cell: (B, 2), size of an output pixel in the same units.
         Returns: (B, Q, 3), RGB; the targets lie in [0, 1], the predictions are not clamped.
         """
+        check_queries(lr, coord, cell, self.inp_sub, values=not (self.training or torch.compiler.is_compiling()))
         return self.denormalise_rgb(self.query(self.encode(self.normalise_lr(lr)), coord, cell))
 
     def upscale(self, image: Any, size: tuple[int, int], memory: int | None = None, halo: int | None = None,
                 progress: Callable[[float], None] | None = None) -> Tensor:
         """An image at another size, (B, 3, h, w) in [0, 1]; see `models.upscale.upscale_image`."""
+        upscale.check_arguments('upscale', size, memory, halo)
         return upscale.upscale_image(self, image, size, memory, halo, progress)
 
     def upscale_parts(self, image: Any, size: tuple[int, int], write: Callable[[slice, slice, Tensor], None],
                       memory: int | None = None, halo: int | None = None) -> None:
         """An image at another size, handed over part by part; see `models.upscale.upscale_parts`."""
+        upscale.check_arguments('upscale', size, memory, halo)
         upscale.upscale_parts(self, image, size, write, memory, halo)
 
     def encode_image(self, image: Any, side: int | None = None, cache: LatentCache | None = None) -> EncodedImage:
         """An image encoded once, for any number of `render` calls; see `models.upscale.encode_image`."""
+        if side is not None:
+            upscale.check_arguments('encode_image', (side, side))
         return upscale.encode_image(self, image, side, cache)
 
     def render(self, encoded: EncodedImage, window: tuple[float, float, float, float], size: tuple[int, int],
                memory: int | None = None) -> Tensor:
         """A window of an encoded image at any size, (B, 3, h, w) in [0, 1]; see `models.upscale.render_window`."""
+        if not isinstance(encoded, EncodedImage):
+            raise UserError(f'render: expected what encode_image returned, got {type(encoded).__name__}')
+        upscale.check_arguments('render', size, memory, window=window)
         return upscale.render_window(self, encoded, window, size, memory)
 
     def normalise_lr(self, lr: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +28,8 @@ from common import coords
 from common.coords import Region
 from models.latents import LatentCache, LazyLatents
 from models.memory import PeakMeter, peak_bytes, release_unused
-from utils import RunError, UserError
+from models.requests import DTYPES, kind_of
+from utils import RunError, UserError, shortened
 
 if TYPE_CHECKING:
     from models.contract import SRModel
@@ -42,6 +44,9 @@ AMPLE = 2 ** 15         # bytes per LR pixel: with as many in the budget, an ima
 CPU_CHUNK = 2 ** 24     # bytes that the queries of one chunk hold on a CPU: sized to fit its caches
 CPU_BAND = 2 ** 25      # bytes of a band of the output on a CPU: more would save nothing
 BAND_COPIES = 4         # of a band of the output, held while it is made, denormalised and written
+MAX_PIXELS = 2 ** 33    # of an output; in float32 they take 96 GiB
+MAX_BYTES = 2 ** 60     # of memory that may be asked for
+LARGEST = 1e30          # of any number
 OUTSIDE = 0.5           # how far floating-point values may lie outside [0, 1]: resampling overshoots, other ranges are wrong
 
 
@@ -366,20 +371,22 @@ def lr_batch(model: 'SRModel', image: Any) -> Tensor:
         image = np.array(image.convert('RGB'))
     if isinstance(image, np.ndarray):
         full = {'uint8': 255, 'uint16': 65535}.get(image.dtype.name, 1)
-        if image.dtype.kind != 'f' and full == 1:
+        if (image.dtype.kind != 'f' or image.dtype.itemsize > 8) and full == 1:
             raise UserError(f'upscale: expected an array of uint8, uint16 or floating-point numbers, got {image.dtype}')
-        image = torch.from_numpy(image / np.float64(full) if full > 255 else np.ascontiguousarray(image))
+        image = torch.from_numpy(image / np.float64(full) if full > 255 else np.ascontiguousarray(
+            image, image.dtype.newbyteorder('=')))
         image = image.movedim(-1, -3) if image.ndim >= 3 else image                  # (…, H, W, 3) → (…, 3, H, W)
         image = image.unsqueeze(0) if image.ndim == 3 else image
     if not isinstance(image, Tensor):
         raise UserError(f'upscale: expected a tensor, a NumPy array or a Pillow image, got {type(image).__name__}')
+    if image.is_nested or image.layout != torch.strided or image.device.type == 'meta' or (
+            image.dtype not in (torch.uint8, *DTYPES)):
+        raise UserError(f'upscale: expected a dense tensor of uint8 or floating-point numbers, got {kind_of(image)}')
     lr = image
     if lr.ndim != 4 or lr.shape[1] != 3 or 0 in lr.shape:
         raise UserError(f'upscale: expected images of shape (B, 3, H, W), got {tuple(image.shape)}')
     if lr.dtype == torch.uint8:
         return lr.to(model.inp_sub).div_(255)
-    if not lr.is_floating_point():
-        raise UserError(f'upscale: expected a tensor of uint8 or floating-point numbers, got {lr.dtype}')
     low, high = lr.aminmax()
     if not -OUTSIDE <= low <= high <= 1 + OUTSIDE:
         raise UserError(f'upscale: expected RGB in [0, 1], got values from {float(low):g} to {float(high):g}; '
@@ -396,16 +403,12 @@ def _check_request(model: 'SRModel', lr: Tensor, size: tuple[int, int], halo: in
     if model.fixed_scale and (height, width) != tuple(model.fixed_scale * side for side in lr.shape[2:]):
         raise UserError(f'upscale: this model upscales by exactly {model.fixed_scale}; {lr.shape[2]}x{lr.shape[3]} '
                         f'to {height}x{width} needs an arbitrary-scale model')
-    if halo is not None and halo < 0:
-        raise UserError(f'upscale: halo is {halo}, expected 0 or more pixels')
 
 
 def _check_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, float, float, float],
                   size: tuple[int, int]) -> None:
     """Raises UserError unless this model can render the window at this size."""
     height, width = size
-    if min(height, width) < 1:
-        raise UserError(f'render: expected a size (height, width) of at least 1x1, got {height}x{width}')
     top, left, bottom, right = window
     if not (0 <= top < bottom <= encoded.height and 0 <= left < right <= encoded.width):
         raise UserError(f'render: expected a window (top, left, bottom, right) inside (0, 0, {encoded.height}, '
@@ -415,3 +418,38 @@ def _check_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, 
     factors = height / (bottom - top), width / (right - left)
     if model.fixed_scale and any(abs(factor - model.fixed_scale) > 1e-6 for factor in factors):
         raise UserError(f'render: this model upscales by exactly {model.fixed_scale}, got {factors[0]:g} by {factors[1]:g}')
+
+
+def check_arguments(what: str, size: Any, memory: Any = None, halo: Any = None, window: Any = None) -> None:
+    """Raises UserError, which begins with `what`, for arguments of `upscale` or `render` that are wrong for any model.
+
+    Args:
+        size: expected (h, w), whole numbers from 1, at most MAX_PIXELS together.
+        memory: expected a number of bytes, or None.
+        halo: expected a whole number from 0, or None.
+        window: expected four real numbers, or None.
+    """
+    if not _are_numbers(size, 2, Integral):
+        raise UserError(f'{what}: expected a size (height, width) of two whole numbers, got {_shown(size)}')
+    if min(size) < 1 or math.prod(map(int, size)) > MAX_PIXELS:
+        raise UserError(f'{what}: expected a size (height, width) of at least 1x1 and at most {MAX_PIXELS:,} pixels, got '
+                        f'{shortened(size[0])}x{shortened(size[1])}')
+    if memory is not None and not (_are_numbers([memory], 1) and 1 <= memory <= MAX_BYTES):
+        raise UserError(f'{what}: expected as memory a number of bytes, such as 2 ** 30, got {_shown(memory)}')
+    if halo is not None and not (_are_numbers([halo], 1, Integral) and halo >= 0):
+        raise UserError(f'{what}: expected as halo a whole number of pixels from 0, got {_shown(halo)}')
+    if window is not None and not _are_numbers(window, 4):
+        raise UserError(f'{what}: expected a window (top, left, bottom, right) of four numbers, got {_shown(window)}')
+
+
+def _are_numbers(values: Any, count: int, kind: Any = Real) -> bool:
+    """Whether these are a tuple or a list of so many numbers of a kind, none of them beyond LARGEST."""
+    right = isinstance(values, (tuple, list)) and len(values) == count
+    for value in values if right else ():
+        right = right and isinstance(value, kind) and not isinstance(value, bool) and abs(value) <= LARGEST
+    return right
+
+
+def _shown(value: object) -> str:
+    """A value on one line."""
+    return ' '.join(shortened(value).split())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import message
 from PIL import Image
 from test_models import TINY, sizes, variant
 
@@ -48,8 +49,18 @@ def test_the_same_image_in_every_form_gives_the_same_result(tiny_msit):
     assert largest(model.upscale(grey, (15, 20)), model.upscale(np.repeat(pixels[..., :1], 3, 2), (15, 20))) == 0
 
 
-@pytest.mark.parametrize('wrong, message', [
-    (torch.zeros(1, 3, 7, 9, dtype=torch.int64), 'expected a tensor of uint8 or floating-point numbers, got torch.int64'),
+@pytest.mark.parametrize('wrong, words', [
+    *((tensor, f'expected a dense tensor of uint8 or floating-point numbers, got a tensor of {kind}') for tensor, kind in (
+        (torch.zeros(1, 3, 7, 9, dtype=torch.int64), 'torch.int64'),
+        (torch.zeros(1, 3, 7, 9, dtype=torch.bool), 'torch.bool'),
+        (torch.zeros(1, 3, 7, 9, dtype=torch.complex64), 'torch.complex64'),
+        (torch.zeros(1, 3, 7, 9).to_sparse(), 'torch.float32, torch.sparse_coo'),
+        (torch.zeros(1, 3, 7, 9, device='meta'), 'torch.float32, without values'),
+        (torch.zeros(1, 3, 7, 9).to(torch.float8_e4m3fn), 'torch.float8_e4m3fn'))),
+    (torch.zeros(0, 3, 7, 9), 'expected images of shape (B, 3, H, W), got (0, 3, 7, 9)'),
+    (np.zeros((0, 9, 3)), 'got (1, 3, 0, 9)'), (np.zeros((7, 9, 3), object), 'got object'),
+    (np.zeros((7, 9, 3), np.longdouble), f'got {np.dtype(np.longdouble)}'), (np.zeros((7, 9, 3), complex), 'got complex128'),
+    *((Image.new(mode, (9, 7)), f"got '{mode}'") for mode in ('LA', 'CMYK', 'YCbCr', 'HSV', 'LAB', 'F', 'I')),
     (torch.full((1, 3, 7, 9), 200.0), 'expected RGB in [0, 1], got values from 200 to 200'),
     (torch.full((1, 3, 7, 9), -1.0), 'expected RGB in [0, 1], got values from -1 to -1'),
     (torch.full((1, 3, 7, 9), torch.nan), 'expected RGB in [0, 1], got values from nan to nan'),
@@ -62,12 +73,86 @@ def test_the_same_image_in_every_form_gives_the_same_result(tiny_msit):
     (Image.new('RGBA', (9, 7)), "of mode RGB, L, P or 1, got 'RGBA'"), (Image.new('I;16', (9, 7)), "got 'I;16'"),
     ([[0.5]], 'expected a tensor, a NumPy array or a Pillow image, got list'), ('photo.png', 'got str'),
     (None, 'got NoneType')])
-def test_anything_else_is_refused_by_name(tiny_msit, wrong, message):
+def test_anything_else_is_refused_by_name(tiny_msit, wrong, words):
     model = models.make(tiny_msit).eval()
     for ask in (lambda: model.upscale(wrong, (15, 20)), lambda: model.encode_image(wrong)):
         with pytest.raises(UserError) as error:
             ask()
-        assert message in str(error.value) and '\n' not in str(error.value)
+        assert words in str(error.value) and '\n' not in str(error.value)
+
+
+WRONG_SIZES = ((15.0, 20), (15.5, 20), 15, (15,), (15, 20, 3), '15x20', ('15', '20'), None, (True, True), (0, 20), (-15, 20),
+               (10 ** 9, 10 ** 9), (10 ** 30, 20), (10 ** 5000, 20), (float('nan'), 20), (float('inf'), 20),
+               np.array([15, 20]), [[15, 20]])
+
+
+@pytest.mark.parametrize('size', WRONG_SIZES, ids=range(len(WRONG_SIZES)))
+def test_sizes_that_are_none(tiny_msit, size):
+    model = models.make(tiny_msit).eval()
+    encoded = model.encode_image(image())
+    for ask, name in ((lambda: model.upscale(image(), size), 'upscale'), (
+            lambda: model.render(encoded, (0, 0, 7, 9), size), 'render')):
+        assert message(ask).startswith(f'{name}: expected a size (height, width) of ')
+
+
+@pytest.mark.parametrize(('settings', 'words'), [
+    *(({'memory': value}, 'expected as memory a number of bytes, such as 2 ** 30, got') for value in (
+        '1G', '500', 0, -1, True, float('nan'), float('inf'), 2 ** 61, [2 ** 30])),
+    *(({'halo': value}, 'expected as halo a whole number of pixels from 0, got') for value in (-1, 1.5, '3', True, [3]))])
+def test_memory_and_halo_that_are_none(tiny_msit, settings, words):
+    model = models.make(tiny_msit).eval()
+    assert f'upscale: {words}' in message(model.upscale, image(), (15, 20), **settings)
+    if 'memory' in settings:
+        encoded = model.encode_image(image())
+        assert f'render: {words}' in message(model.render, encoded, (0, 0, 7, 9), (15, 20), **settings)
+
+
+@pytest.mark.parametrize('size', [(15, 20), [15, 20], torch.Size([15, 20]), (np.int64(15), np.uint8(20))], ids=repr)
+def test_sizes_of_every_kind(tiny_msit, size):
+    model = models.make(tiny_msit).eval()
+    assert torch.equal(model.upscale(image(), size, memory=2e9), model.upscale(image(), (15, 20)))
+    window = [np.float32(0), 0, np.int64(7), 9.0]
+    assert model.render(model.encode_image(image()), window, size).shape == (1, 3, 15, 20)
+
+
+def test_arrays_of_every_byte_order(tiny_msit):
+    model, pixels = models.make(tiny_msit).eval(), np.random.default_rng(0).random((7, 9, 3))
+    for kind in ('>f4', '<f4', '>f8', '<f8'):
+        assert largest(model.upscale(pixels.astype(kind), (15, 20)), model.upscale(pixels, (15, 20))) < 1e-6
+    levels = (pixels * 65535).astype(np.uint16)
+    assert torch.equal(model.upscale(levels.astype('>u2'), (15, 20)), model.upscale(levels, (15, 20)))
+
+
+LR, COORD, CELL = torch.zeros(2, 3, 7, 9), torch.zeros(2, 5, 2), torch.full((2, 2), 0.1)
+
+
+@pytest.mark.parametrize(('arguments', 'words'), [
+    (((np.zeros((2, 3, 7, 9)), COORD, CELL)), 'expected lr to be a dense tensor of floating-point numbers, got ndarray'),
+    ((LR.byte(), COORD, CELL), 'expected lr to be a dense tensor of floating-point numbers, got a tensor of torch.uint8'),
+    ((LR, COORD.long(), CELL), 'expected coord to be'), ((LR, COORD.tolist(), CELL), 'expected coord to be'),
+    ((LR, COORD, 0.1), 'expected cell to be a dense tensor of floating-point numbers, got float'),
+    ((LR, COORD, CELL.to_sparse()), 'expected cell to be'), ((LR.bool(), COORD, CELL), 'expected lr to be'),
+    ((LR.double(), COORD, CELL), 'expected lr of torch.float32, as the weights are, got torch.float64'),
+    ((LR.half(), COORD, CELL), 'expected lr of torch.float32, as the weights are, got torch.float16'),
+    *((wrong, 'expected lr (B, 3, H, W), coord (B, Q, 2) and cell (B, 2), got') for wrong in (
+        (LR[0], COORD, CELL), (LR[:, :2], COORD, CELL), (LR[:1], COORD, CELL), (LR, COORD[0], CELL), (LR, COORD, CELL[:1]),
+        (LR, COORD[..., :1], CELL), (LR, COORD, CELL[:, :1]), (LR, COORD, CELL[0]))),
+    ((LR[:0], COORD[:0], CELL[:0]), 'which are empty'), ((LR[:, :, :0], COORD, CELL), 'which are empty'),
+    ((LR, COORD[:, :0], CELL), 'which are empty'),
+    *(((LR, torch.full_like(COORD, value), CELL), f'expected coordinates (y, x) in [-1, 1], got values from {value:g}')
+      for value in (1.1, -5.0, float('nan'), float('inf'), 1e9)),
+    *(((LR, COORD, torch.full_like(CELL, value)), 'expected cells (height, width) above 0 and finite, got values from')
+      for value in (0.0, -0.1, float('nan'), float('inf')))])
+def test_queries_that_are_none(tiny_msit, arguments, words):
+    text = message(models.make(tiny_msit).eval(), *arguments)
+    assert text.startswith('forward: ') and words in text
+
+
+def test_a_window_of_something_else(tiny_msit):
+    model = models.make(tiny_msit).eval()
+    assert message(model.render, image(), (0, 0, 7, 9), (15, 20)) == (
+        'render: expected what encode_image returned, got Tensor')
+    assert 'encode_image: expected a size' in message(model.encode_image, image(), side=0)
 
 
 # types
@@ -189,7 +274,10 @@ def test_latents_beyond_the_memory_are_dropped():
 
 @pytest.mark.parametrize('window, size, message', [
     ((0, 0, 12.5, 14), (5, 5), 'inside (0, 0, 12, 14)'), ((-1, 0, 5, 5), (5, 5), 'inside'), ((3, 0, 3, 5), (5, 5), 'inside'),
-    ((0, 6, 5, 5), (5, 5), 'inside'), ((0, 0, float('nan'), 5), (5, 5), 'inside'), ((0, 0, 5, 5), (0, 5), 'at least 1x1')])
+    ((0, 6, 5, 5), (5, 5), 'inside'), ((0, 0, float('nan'), 5), (5, 5), 'four numbers'),
+    ((0, 0, 10 ** 5000, 5), (5, 5), 'four numbers'), ((0, 0, 5), (5, 5), 'four numbers'), ('0055', (5, 5), 'four numbers'),
+    (('0', 0, 5, 5), (5, 5), 'four numbers'), (torch.tensor([0, 0, 5, 5]), (5, 5), 'four numbers'),
+    ((0, 0, 5, 5), (0, 5), 'at least 1x1')])
 def test_wrong_windows(tiny_msit, window, size, message):
     model = models.make(tiny_msit).eval()
     with pytest.raises(UserError) as error:

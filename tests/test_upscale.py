@@ -591,7 +591,7 @@ def test_progress_goes_from_nothing_to_all(monkeypatch):
 
 
 def test_a_negative_halo_is_refused():
-    with pytest.raises(UserError, match='halo is -1, expected 0 or more'):
+    with pytest.raises(UserError, match='expected as halo a whole number of pixels from 0, got -1'):
         msit().upscale(random_image(5, 6), (10, 12), halo=-1)
 
 
