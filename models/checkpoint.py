@@ -43,12 +43,15 @@ def read_checkpoint(path: str | Path) -> dict:
         hint = f'; shipped weights are {shipped}' if not path.suffix and shipped else ''
         raise UserError(f'{path}: no such checkpoint file{hint}')
     try:
+        with open(path, 'rb') as file:
+            file.read(1)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from error
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # torch's hints about unusual files; the errors below are clearer
             checkpoint = _load_plain(path)
     except Exception as error:  # a damaged or foreign file makes torch raise anything
-        if isinstance(error, OSError) and error.strerror:
-            raise UserError(f'{path}: cannot be read ({error.strerror})') from error
         if isinstance(error, pickle.UnpicklingError) and 'global' in str(error).lower():
             raise UserError(f'{path}: not opened, because it carries more than tensors and plain values') from error
         raise UserError(f'{path}: not a checkpoint, or a damaged one') from error

@@ -434,7 +434,7 @@ def check_arguments(what: str, size: Any, memory: Any = None, halo: Any = None, 
     if min(size) < 1 or math.prod(map(int, size)) > MAX_PIXELS:
         raise UserError(f'{what}: expected a size (height, width) of at least 1x1 and at most {MAX_PIXELS:,} pixels, got '
                         f'{shortened(size[0])}x{shortened(size[1])}')
-    if memory is not None and not (_are_numbers([memory], 1) and 1 <= memory <= MAX_BYTES):
+    if memory is not None and not (_are_numbers([memory], 1) and 0 <= memory <= MAX_BYTES):
         raise UserError(f'{what}: expected as memory a number of bytes, such as 2 ** 30, got {_shown(memory)}')
     if halo is not None and not (_are_numbers([halo], 1, Integral) and halo >= 0):
         raise UserError(f'{what}: expected as halo a whole number of pixels from 0, got {_shown(halo)}')

@@ -97,7 +97,7 @@ def test_sizes_that_are_none(tiny_msit, size):
 
 @pytest.mark.parametrize(('settings', 'words'), [
     *(({'memory': value}, 'expected as memory a number of bytes, such as 2 ** 30, got') for value in (
-        '1G', '500', 0, -1, True, float('nan'), float('inf'), 2 ** 61, [2 ** 30])),
+        '1G', '500', -1, True, float('nan'), float('inf'), 2 ** 61, [2 ** 30])),
     *(({'halo': value}, 'expected as halo a whole number of pixels from 0, got') for value in (-1, 1.5, '3', True, [3]))])
 def test_memory_and_halo_that_are_none(tiny_msit, settings, words):
     model = models.make(tiny_msit).eval()
