@@ -429,27 +429,17 @@ def check_arguments(what: str, size: Any, memory: Any = None, halo: Any = None, 
         halo: expected a whole number from 0, or None.
         window: expected four real numbers, or None.
     """
-    if not _are_numbers(size, 2, Integral):
-        raise UserError(f'{what}: expected a size (height, width) of two whole numbers, got {_shown(size)}')
-    if min(size) < 1 or math.prod(map(int, size)) > MAX_PIXELS:
-        raise UserError(f'{what}: expected a size (height, width) of at least 1x1 and at most {MAX_PIXELS:,} pixels, got '
+    wanted: tuple[tuple[Any, Any, int, Any, float, float, str], ...] = (
+        (size, size, 2, Integral, 1, LARGEST, 'a size (height, width) of two whole numbers from 1'),
+        (memory, [memory], 1, Real, 0, MAX_BYTES, 'as memory a number of bytes, such as 2 ** 30'),
+        (halo, [halo], 1, Integral, 0, LARGEST, 'as halo a whole number of pixels from 0'),
+        (window, window, 4, Real, -LARGEST, LARGEST, 'a window (top, left, bottom, right) of four numbers'))
+    for given, values, count, kind, lowest, highest, expected in wanted:
+        right = isinstance(values, (tuple, list)) and len(values) == count
+        for value in values if right else ():
+            right = right and isinstance(value, kind) and not isinstance(value, bool) and lowest <= value <= highest
+        if not right and (given is not None or given is size):
+            raise UserError(f"{what}: expected {expected}, got {' '.join(shortened(given).split())}")
+    if math.prod(map(int, size)) > MAX_PIXELS:
+        raise UserError(f'{what}: expected a size (height, width) of at most {MAX_PIXELS:,} pixels, got '
                         f'{shortened(size[0])}x{shortened(size[1])}')
-    if memory is not None and not (_are_numbers([memory], 1) and 0 <= memory <= MAX_BYTES):
-        raise UserError(f'{what}: expected as memory a number of bytes, such as 2 ** 30, got {_shown(memory)}')
-    if halo is not None and not (_are_numbers([halo], 1, Integral) and halo >= 0):
-        raise UserError(f'{what}: expected as halo a whole number of pixels from 0, got {_shown(halo)}')
-    if window is not None and not _are_numbers(window, 4):
-        raise UserError(f'{what}: expected a window (top, left, bottom, right) of four numbers, got {_shown(window)}')
-
-
-def _are_numbers(values: Any, count: int, kind: Any = Real) -> bool:
-    """Whether these are a tuple or a list of so many numbers of a kind, none of them beyond LARGEST."""
-    right = isinstance(values, (tuple, list)) and len(values) == count
-    for value in values if right else ():
-        right = right and isinstance(value, kind) and not isinstance(value, bool) and abs(value) <= LARGEST
-    return right
-
-
-def _shown(value: object) -> str:
-    """A value on one line."""
-    return ' '.join(shortened(value).split())

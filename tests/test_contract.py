@@ -277,7 +277,7 @@ def test_latents_beyond_the_memory_are_dropped():
     ((0, 6, 5, 5), (5, 5), 'inside'), ((0, 0, float('nan'), 5), (5, 5), 'four numbers'),
     ((0, 0, 10 ** 5000, 5), (5, 5), 'four numbers'), ((0, 0, 5), (5, 5), 'four numbers'), ('0055', (5, 5), 'four numbers'),
     (('0', 0, 5, 5), (5, 5), 'four numbers'), (torch.tensor([0, 0, 5, 5]), (5, 5), 'four numbers'),
-    ((0, 0, 5, 5), (0, 5), 'at least 1x1')])
+    ((0, 0, 5, 5), (0, 5), 'whole numbers from 1')])
 def test_wrong_windows(tiny_msit, window, size, message):
     model = models.make(tiny_msit).eval()
     with pytest.raises(UserError) as error:
