@@ -4,6 +4,9 @@ Each model of configs/train, the shipped weights and bicubic, at several budgets
 upscales a small image first, so that libraries and threads are in place. Then it notes its resident memory, upscales, and
 compares the peak, less the result. Linux only.
 """
+if __name__ == '__main__':  # first, for signals amid the other imports
+    from common.start import guard
+    guard()
 import argparse
 import json
 import subprocess
