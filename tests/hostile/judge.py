@@ -37,9 +37,10 @@ def faults(case: Case, outcome: Outcome, yard: Path, before: dict[str, str],
     found += [f'changes its input {name}' for name, content in before.items()
               if after.get(name) != content and not _may_write(case, name)]
     new = [name for name, content in after.items() if before.get(name) != content]
-    found += [f'leaves {name}' for name in new if UNFINISHED.fullmatch(Path(name).name) and outcome.status is not None]
+    if outcome.status is not None and outcome.status >= 0:
+        found += [f'leaves {name}' for name in new if _is_unfinished(name)]
     if outcome.status == 0 or not case.copies:
-        found += [f'leaves {name} half-written ({problem})' for name in new if not UNFINISHED.fullmatch(Path(name).name)
+        found += [f'leaves {name} half-written ({problem})' for name in new if not _is_unfinished(name)
                   and after[name] and (problem := unreadable(folder / name))]
     if outcome.status == 0:
         found += [f'ends with status 0, but without {name}' for name in case.outputs if name not in after]
@@ -60,6 +61,10 @@ def contents(folder: Path) -> dict[str, str]:
             elif not stat.S_ISDIR(mode):
                 found[str(path.relative_to(folder))] = ''
     return found
+
+
+def _is_unfinished(name: str) -> bool:
+    return any(map(UNFINISHED.fullmatch, Path(name).parts))
 
 
 def _may_write(case: Case, name: str) -> bool:

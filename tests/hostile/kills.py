@@ -9,7 +9,7 @@ import torch
 
 from tests.hostile.campaign import Settings, described, new_yard, started
 from tests.hostile.case import Case, Outcome
-from tests.hostile.judge import UNFINISHED, contents, faults
+from tests.hostile.judge import contents, faults
 from tests.hostile.process import Process
 
 FIRST = 10 ** 6  # the number of the first kill
@@ -97,18 +97,13 @@ class Kill:
         found = faults(self.case, outcome, self.yard, self.before, self.settings.unreadable)
         killed = self.signalled and outcome.status == -signal.SIGKILL
         if killed:
-            found = [fault for fault in found if not fault.startswith(('is ended by signal 9', 'leaves .'))
-                     and not _is_unfinished(fault)]
+            found = [fault for fault in found if fault != 'is ended by signal 9']
         elif outcome.status not in ((0, 130) if self.signalled else (0,)):
             found.append(f'ends with status {outcome.status}')
         return found
 
     def describe(self) -> str:
         return described(self.case, self.outcome)
-
-
-def _is_unfinished(fault: str) -> bool:
-    return fault.startswith('leaves ') and bool(UNFINISHED.fullmatch(Path(fault.removeprefix('leaves ')).name))
 
 
 def differences(name: str, whole: Path, mine: Path) -> list[str]:

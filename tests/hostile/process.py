@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from common.start import guard
+from common.start import SIGNALS, guard
 from tests.hostile.case import Outcome
 
 ADDRESSES = 4 * 2 ** 30  # bytes of addresses that a command may take beyond those at its start: protects the machine
@@ -41,6 +41,7 @@ class Process:
         pipes = [os.pipe() for _ in STREAMS]
         sys.stdout.flush()
         sys.stderr.flush()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the new process has its own handlers
         self.number = os.fork()
         if not self.number:
             try:
@@ -48,6 +49,7 @@ class Process:
                 status = _work(main, words, yard, [pipe[1] for pipe in pipes], workers, file_size, unprivileged)
             finally:
                 os._exit(status)  # whatever happens, what is around belongs to the first process
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self.streams = {name: (pipe[0], bytearray()) for name, pipe in zip(STREAMS, pipes)}
         for reading, writing in pipes:
             os.close(writing)
@@ -95,9 +97,10 @@ def _work(main: Callable[[], None], words: list[str], yard: Path, streams: list[
           unprivileged: bool) -> int:
     """What the new process does; returns the exit status."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         guard()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         _open_streams(*streams[:2])
         os.write(streams[2], f'{_memory()[1]}\n'.encode())
         tempfile.tempdir = str(yard / 'tmp')
@@ -114,7 +117,8 @@ def _work(main: Callable[[], None], words: list[str], yard: Path, streams: list[
         status = 1
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+            with contextlib.suppress(RuntimeError):  # interrupted before it had started
+                thread.join()
     sys.stdout.flush()
     sys.stderr.flush()
     return status

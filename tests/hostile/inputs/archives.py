@@ -106,7 +106,8 @@ def _write_zip(target: Path, originals: Path, rng: Random) -> str:
     elif odd == 'a wrong checksum':
         data = data[:14] + bytes(4) + data[18:]
     elif odd == 'encrypted':
-        data = re.sub(rb'(PK\3\4..|PK\1\2....)\0', rb'\1\x01', data, flags=re.DOTALL)  # the flag in both headers
+        headers = re.compile(rb'(PK\x03\x04..|PK\x01\x02....)\0', re.DOTALL)  # up to the flag, of files and of their list
+        data = headers.sub(lambda found: found[1] + b'\1', data)
     target.write_bytes(data)
     return f'a zip archive: {odd}'
 

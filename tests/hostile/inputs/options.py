@@ -58,7 +58,7 @@ def make(folder: Path, originals: Path, rng: Random) -> Case:
         _change(words, rng)
     odd = 'options from the tables'
     names = (*filter(None, words), '-h', '-model', '-models', '-output', '-config', '-input', 'data', 'device', 'no such',
-             'checkpoints', 'is a folder')
+             'checkpoints', 'is a folder', 'has suffix')
     return Case(command=command, words=words, odd=odd, names=names, writes=(
         'out', 'out.png', 'out.pth', 'output', 'save', 'test', 'data', 'new', *words), lines=LINES, workers=True)
 
