@@ -3,14 +3,14 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
 
-from tests.hostile.campaign import Broken, report
+from tests.hostile.campaign import Tally
 from tests.hostile.case import Case, Outcome
 from tests.hostile.judge import contents, faults
 from tests.hostile.mutate import changed_often, damaged
@@ -85,7 +85,11 @@ def test_inputs_may_change_where_the_command_writes(yard):
 
 
 def test_the_report_counts_and_says_how_to_repeat():
-    lines = report(Counter(images=3, configs=2), [Broken('images', 7, ['hangs', 'lies'])], 'run -seed 0').splitlines()
+    tally = Tally()
+    for family, number, found in (('images', 7, ['hangs', 'lies']), ('configs', 8, []), ('images', 9, []),
+                                  ('images', 10, []), ('configs', 11, [])):
+        tally.add(SimpleNamespace(family=family, number=number), found)
+    lines = tally.report('run -seed 0').splitlines()
     assert [line.split() for line in lines[:3]] == [
         ['images', 'tried', '3,', 'kept', '2,', 'broken', '1'], ['configs', 'tried', '2,', 'kept', '2,', 'broken', '0'],
         ['all', 'tried', '5,', 'kept', '4,', 'broken', '1']]

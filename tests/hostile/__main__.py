@@ -15,7 +15,7 @@ import torch._dynamo  # noqa: F401  (so that no command imports it for itself)
 from common.cli import Parser, run
 from common.ranges import real_number, whole_number
 from tests.hostile import inputs, kills
-from tests.hostile.campaign import Attack, Input, Settings, report, run_all, silenced_bytecode
+from tests.hostile.campaign import Attack, Input, Settings, Tally, run_all, silenced_bytecode
 from tests.hostile.originals import COMMANDS, make_originals
 from tests.hostile.outputs import unreadable
 from utils import RunError
@@ -33,19 +33,19 @@ def main() -> None:
     silenced_bytecode()
     root = Path(tempfile.mkdtemp(prefix='hostile-'))
     root.chmod(0o755)
-    broken = None
+    tally = Tally()
     try:
         (root / 'originals').mkdir()
         make_originals(root / 'originals')
         settings = Settings(COMMANDS, root / 'originals/case', root, options.seed, unreadable, options.limit)
         attacks = list(_attacks(options.inputs, options.kills, options.family, options.only, settings))
-        tried, broken = run_all(iter(attacks), len(attacks), keep=options.only is not None)
-        print(report(tried, broken, f'python -m tests.hostile -seed {options.seed}'))
+        run_all(iter(attacks), len(attacks), tally, keep=options.only is not None)
     finally:
         if options.only is None:
             shutil.rmtree(root, ignore_errors=True)
-    if broken:
-        raise RunError(f'{len(broken)} of {tried.total()} attacks broke the contract of the commands')
+        print(tally.report(f'python -m tests.hostile -seed {options.seed}'))
+    if tally.broken:
+        raise RunError(f'{len(tally.broken)} of {tally.tried.total()} attacks broke the contract of the commands')
 
 
 def _attacks(count: int, killed: int, family: str | None, only: int | None,

@@ -2,6 +2,7 @@
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ class Attack(Protocol):
     """An attack that is under way."""
     family: str
     number: int
+    process: Process
 
     def advance(self) -> list[str] | None:
         """Its faults, None while it is under way."""
@@ -103,53 +105,70 @@ class Broken(NamedTuple):
     faults: list[str]
 
 
-def run_all(attacks: Iterator[Callable[[], Attack]], total: int, keep: bool = False, at_once: int = 2,
-            ) -> tuple[Counter, list[Broken]]:
-    """Runs attacks, `at_once` at a time, and removes their folders.
+class Tally:
+    """What came of the attacks so far: how many each family had, and those that broke the contract."""
+
+    def __init__(self) -> None:
+        self.tried: Counter = Counter()
+        self.broken: list[Broken] = []
+
+    def add(self, attack: Attack, found: list[str]) -> None:
+        self.tried[attack.family] += 1
+        if found:
+            self.broken.append(Broken(attack.family, attack.number, found))
+
+    def report(self, rerun: str) -> str:
+        """The table of all families, and a line for each attack that broke the contract.
+
+        Args:
+            rerun: the command that repeats an attack, without its number.
+        """
+        counts = Counter(attack.family for attack in self.broken)
+        rows = [(name, number, counts[name]) for name, number in self.tried.items()]
+        rows += [('all', self.tried.total(), counts.total())]
+        lines = [f'{name:<12} tried {tries:>5}, kept {tries - wrong:>5}, broken {wrong:>3}' for name, tries, wrong in rows]
+        lines += [f'{attack.family} {attack.number}: {"; ".join(attack.faults)}  ({rerun} -only {attack.number})'
+                  for attack in sorted(self.broken, key=lambda attack: attack.number)]
+        return '\n'.join(lines)
+
+
+def run_all(attacks: Iterator[Callable[[], Attack]], total: int, tally: Tally, keep: bool = False, at_once: int = 2) -> None:
+    """Runs attacks, `at_once` at a time, counts them, and removes their folders.
 
     Args:
         attacks: functions that start one each.
         keep: leave the folders, and describe every attack.
-    Returns: how many attacks each family had, and those that broke the contract.
     """
-    tried: Counter = Counter()
-    broken: list[Broken] = []
     running: list[Attack] = []
     tqdm.monitor_interval = 0  # a thread would be copied by every fork
-    with tqdm(total=total, desc='attacks', disable=None) as bar:
-        while True:
-            while len(running) < at_once and (start := next(attacks, None)):
-                running.append(start())
-            if not running:
-                return tried, broken
-            for attack in list(running):
-                found = attack.advance()
-                if found is None:
-                    continue
-                running.remove(attack)
-                tried[attack.family] += 1
-                bar.update()
-                if found:
-                    broken.append(Broken(attack.family, attack.number, found))
-                if keep:
-                    tqdm.write(f'{attack.family} {attack.number}, files in {attack.yard}:\n{attack.describe()}')
-                else:
-                    shutil.rmtree(attack.yard)
-            time.sleep(0.002)
+    try:
+        with tqdm(total=total, desc='attacks', disable=None) as bar:
+            while True:
+                while len(running) < at_once and (start := next(attacks, None)):
+                    running.append(start())
+                if not running:
+                    return
+                for attack in list(running):
+                    found = attack.advance()
+                    if found is not None:
+                        running.remove(attack)
+                        tally.add(attack, found)
+                        bar.update()
+                        _leave(attack, keep)
+                time.sleep(0.002)
+    finally:
+        for attack in running:
+            attack.process.signal(signal.SIGKILL)
 
 
-def report(tried: Counter, broken: list[Broken], rerun: str) -> str:
-    """The table of all families, and a line for each attack that broke the contract.
-
-    Args:
-        rerun: the command that repeats an attack, without its number.
-    """
-    counts = Counter(attack.family for attack in broken)
-    rows = [(name, tried[name], counts[name]) for name in tried] + [('all', tried.total(), counts.total())]
-    lines = [f'{name:<12} tried {tries:>5}, kept {tries - wrong:>5}, broken {wrong:>3}' for name, tries, wrong in rows]
-    lines += [f'{attack.family} {attack.number}: {"; ".join(attack.faults)}  ({rerun} -only {attack.number})'
-              for attack in sorted(broken, key=lambda attack: attack.number)]
-    return '\n'.join(lines)
+def _leave(attack: Attack, keep: bool) -> None:
+    """Removes an attack's folder, or describes the attack."""
+    if keep:
+        tqdm.write(f'{attack.family} {attack.number}, files in {attack.yard}:\n{attack.describe()}')
+        return
+    for place, _, _ in os.walk(attack.yard):
+        os.chmod(place, 0o700)  # some are read-only
+    shutil.rmtree(attack.yard)
 
 
 def silenced_bytecode() -> None:

@@ -50,16 +50,15 @@ def faults(case: Case, outcome: Outcome, yard: Path, before: dict[str, str],
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file below a folder, and a hash of its content; of links, FIFOs and devices their kind alone."""
+    """Every file below a folder, and a hash of its content; of links, FIFOs and files that may not be read, ''."""
     found = {}
     for place, folders, files in os.walk(folder):
         for name in (*files, *folders):
             path = Path(place) / name
             mode = path.lstat().st_mode
-            if stat.S_ISREG(mode):
-                found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
-            elif not stat.S_ISDIR(mode):
-                found[str(path.relative_to(folder))] = ''
+            if not stat.S_ISDIR(mode):
+                readable = stat.S_ISREG(mode) and os.access(path, os.R_OK)
+                found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest() if readable else ''
     return found
 
 
