@@ -16,7 +16,8 @@ from tests.hostile.inputs.states import make_special
 from tests.hostile.mutate import damaged
 
 MODES = {  # mode → formats that hold it
-    'RGB': ('png', 'jpeg', 'bmp', 'tiff', 'webp', 'ppm', 'gif'), 'L': ('png', 'jpeg', 'bmp', 'tiff', 'ppm'),
+    'RGB': ('png', 'jpeg', 'bmp', 'tiff', 'webp', 'ppm', 'gif', 'tga', 'jpeg2000', 'avif'),
+    'L': ('png', 'jpeg', 'bmp', 'tiff', 'ppm'),
     'RGBA': ('png', 'tiff', 'webp'), 'LA': ('png', 'tiff'), 'P': ('png', 'gif', 'bmp', 'tiff'), '1': ('png', 'bmp', 'tiff'),
     'I;16': ('png', 'tiff'), 'CMYK': ('jpeg', 'tiff'), 'F': ('tiff',), 'I': ('tiff',), 'YCbCr': ('jpeg', 'tiff'),
     'LAB': ('tiff',)}
@@ -45,7 +46,8 @@ def _case(kind: str, name: str, model: str, odd: str, rng: Random) -> Case:
     file, cpu, names = f'data/images/{name}', ['-device', 'cpu'], (name, 'data/images', '-scale', 'out.')
     scale = rng.choice(('1', '2', '3.5', '2,1.3'))
     if kind == 'demo':
-        target = rng.choice(('out.png', 'out.png', 'out.jpg', 'out.webp', 'out.tif', 'out.bmp', 'out.ppm'))
+        target = rng.choice(('out.png', 'out.png', 'out.jpg', 'out.webp', 'out.tif', 'out.bmp', 'out.ppm', 'out.gif',
+                             'out.avif', 'out.jp2', 'out.tga'))
         return Case(command='demo', words=['-input', file, '-scale', scale, '-model', model, '-output', target, *cpu],
                     odd=odd, names=names, outputs=(target,), writes=(target,))
     if kind == 'folder':

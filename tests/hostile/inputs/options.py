@@ -11,7 +11,11 @@ VALID = {  # command → its options, of which some get odd values
     'demo': [['-input', 'in.png', '-scale', '2', '-model', 'weights.pth', '-output', 'out.png', *CPU],
              ['-input', 'data/images', '-scale', '1.5', '-model', 'bicubic', '-output', 'out', *CPU],
              ['-input', 'in.png', '-resolution', '40,50', '-model', 'weights.pth', '-output', 'out.png', '-memory', '100M',
-              '-halo', '3', *CPU]],
+              '-halo', '3', *CPU],
+             ['-input', 'in.png', '-scale', '2', '-model', 'bicubic', '-output', 'out.webp', '-format', 'webp',
+              '-quality', '90', '-bits', '8', '-background', '0,0,0', '-range', '0,1', '-first-frame', *CPU],
+             ['-input', 'in.png', '-zoom', '1,4', '-at', '0.5,0.5', '-frames', '3', '-fps', '10', '-size', '16,16', '-model',
+              'bicubic', '-output', 'out.gif', *CPU]],
     'test': [['-config', 'test.yaml', '-model', 'weights.pth', '-name', 'x', '-data', 'data', *CPU],
              ['-config', 'test.yaml', '-model', 'weights.pth', 'bicubic', '-columns', 'params', '-name', 'x', *CPU],
              ['-hr', 'data/images', '-scales', '2', '-protocol', 'div2k', '-model', 'bicubic', '-name', 'x', *CPU],
@@ -60,7 +64,8 @@ def make(folder: Path, originals: Path, rng: Random) -> Case:
     names = (*filter(None, words), '-h', '-model', '-models', '-output', '-config', '-input', 'data', 'device', 'no such',
              'checkpoints', 'is a folder', 'has suffix')
     return Case(command=command, words=words, odd=odd, names=names, writes=(
-        'out', 'out.png', 'out.pth', 'output', 'save', 'test', 'data', 'new', *words), lines=LINES, workers=True)
+        'out', 'out.png', 'out.webp', 'out.gif',
+        'out.pth', 'output', 'save', 'test', 'data', 'new', *words), lines=LINES, workers=True)
 
 
 LINES = r'skipped: .*|.* are left out|data/benchmark/.*|-reuse: .*|.*: no such folder of images.*|.*expected \d+ images'
@@ -87,4 +92,5 @@ def _change(words: list[str], rng: Random) -> None:
                              ['-set', rng.choice(KEYS)], ['-data', rng.choice(TEXTS)], ['-name', rng.choice(TEXTS)]))
 
 
-NUMERIC = ('-scale', '-scales', '-resolution', '-memory', '-halo', '-gpu')
+NUMERIC = ('-scale', '-scales', '-resolution', '-memory', '-halo', '-gpu', '-quality', '-bits', '-background', '-range',
+           '-zoom', '-at', '-frames', '-fps', '-size')
