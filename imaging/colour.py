@@ -72,7 +72,7 @@ def _to_srgb(pixels: np.ndarray, profile: bytes) -> np.ndarray:
             return pixels
         if pixels.dtype == np.uint8:
             image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-            return np.asarray(_transformed(image, source))[..., :pixels.shape[2]]
+            return np.array(_transformed(image, source))[..., :pixels.shape[2]]
     except (ImageCms.PyCMSError, OSError, ValueError):
         return pixels
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()

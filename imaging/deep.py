@@ -1,4 +1,4 @@
-"""Decoding what Pillow would cut to 8 bits, or does not read: deep PNG, JPEG 2000, AVIF, PNM; PAM and PFM.
+"""Decoding what Pillow would cut to 8 bits, or does not read: deep JPEG 2000, AVIF and PNM; PAM and PFM.
 
 Each function returns a `Raster`, or None where Pillow reads all that the file holds.
 """
@@ -27,16 +27,6 @@ class Raster(NamedTuple):
     alpha: bool = False
     premultiplied: bool = False
     inverted: bool = False
-
-
-def decode_png(path: Path) -> Raster | None:
-    """A PNG of 16 bits; a colour that stands for transparency becomes an alpha channel."""
-    with open(path, 'rb') as file:
-        head = file.read(25)
-        if head[24:] != b'\x10':
-            return None
-        values = library('imagecodecs', path).png_decode(head + file.read())
-    return _with_alpha(values, None)
 
 
 def decode_jpeg2000(path: Path) -> Raster | None:

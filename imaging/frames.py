@@ -14,11 +14,11 @@ from PIL import ImageFile
 
 from imaging import tiff
 from imaging.colour import to_rgb_mode
-from imaging.deep import Raster, decode_avif, decode_jpeg2000, decode_png, decode_pnm, decode_ppm
+from imaging.deep import Raster, decode_avif, decode_jpeg2000, decode_pnm, decode_ppm
 from imaging.frame import Frame, Metadata, full_scale
 from imaging.metadata import ORIENTATION, read_metadata
 from imaging.reading import check_file, named, opened_image, read_size
-from imaging.sixteen import to_8_bits
+from imaging.sixteen import read_16_bits, to_8_bits
 from imaging.values import Range, scaled
 from utils import UserError
 
@@ -27,7 +27,7 @@ _PNM = (b'P7', b'PF', b'Pf')                       # of which Pillow reads none,
 _ANIMATED = ('GIF', 'PNG', 'WEBP', 'AVIF')
 _SAME, _TURNED = 1, 5  # EXIF orientations: upright; from this one on height and width are swapped
 _DEEP: dict[str, Callable[[Path], Raster | None]] = {
-    'PNG': decode_png, 'JPEG2000': decode_jpeg2000, 'AVIF': decode_avif, 'PPM': decode_ppm}
+    'JPEG2000': decode_jpeg2000, 'AVIF': decode_avif, 'PPM': decode_ppm}
 
 
 class Header(NamedTuple):
@@ -169,8 +169,11 @@ def _pillow_frame(path: Path, image: ImageFile.ImageFile, number: int, metadata:
 
 def _deep_frame(path: Path, image: ImageFile.ImageFile, value_range: Range | None) -> Frame | None:
     """A frame of more than 8 bits, with what Pillow knows beside the pixels; None for one of 8 bits."""
-    decode = _DEEP.get(image.format or '')
-    raster = decode(path) if decode else None
+    if image.format == 'PNG':
+        values = read_16_bits(image, lambda: opened_image(path))
+        raster = None if values is None else Raster(values, alpha=values.shape[2] in (2, 4))
+    else:
+        raster = _DEEP.get(image.format or '', lambda path: None)(path)
     if raster is None:
         return None
     image.load()  # metadata may stand behind the pixels

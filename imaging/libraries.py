@@ -1,9 +1,9 @@
 """Libraries that only some files need, imported when such a file is met.
 
     tifffile      TIFF of any depth and layout: Pillow has no mode for more than 8 bits of colour.
-    imagecodecs   PNG, JPEG 2000 and AVIF of more than 8 bits, grey with transparency among them, and ICC profiles on such
-                  pixels. A third of the size of OpenCV, which drops that transparency and prints lines of its own; tifffile
-                  needs it for most compressions.
+    imagecodecs   JPEG 2000 and AVIF of more than 8 bits, grey with transparency among them, writing of such PNGs, and ICC
+                  profiles on such pixels. A third of the size of OpenCV, which drops that transparency and prints lines of
+                  its own; tifffile needs it for most compressions.
     netpbmfile    PAM, PFM, and PPM of more than 8 bits.
 """
 import importlib

@@ -1,4 +1,4 @@
-"""16 bits per channel → 8, rounded: v / 257, since 65535 / 257 = 255.
+"""16 bits per channel, by Pillow alone; and → 8, rounded: v / 257, since 65535 / 257 = 255.
 
 Pillow has no mode for 16-bit colours and keeps the high byte of each value, which is up to one level off. The raw mode of an
 image's tiles (`RGB;16B`) says in which order the bytes of a value come. Decoded again with the other order, the file gives
@@ -39,6 +39,25 @@ def to_8_bits(image: ImageFile, open_again: Opener) -> Image.Image:
     return _grey(image) if image.mode.startswith('I') else image
 
 
+def read_16_bits(image: ImageFile, open_again: Opener) -> np.ndarray | None:
+    """The values of a PNG image of 16 bits, (H, W, C) uint16 of grey, grey + alpha, RGB or RGBA; None for fewer bits.
+
+    Args: those of `to_8_bits`.
+    """
+    layout = _raw_mode(image)
+    if ';16' not in layout:
+        return None
+    if image.mode.startswith('I'):
+        values = np.asarray(image)[..., None].astype(np.uint16)
+    else:
+        values = _values(image, open_again)
+        values = values[..., [0, 3]] if layout == 'LA;16B' else values
+    key = image.info.get('transparency')
+    if key is None or values.shape[2] in (2, 4):
+        return values
+    return np.dstack([values, np.where((values == key).all(-1), 0, 65535).astype(np.uint16)])
+
+
 def _grey(image: Image.Image) -> Image.Image:
     """Grey of 16 bits (modes I and I;16, of either byte order) → L, or LA where one level stands for transparency."""
     values = np.asarray(image)                                                       # (H, W)
@@ -49,7 +68,20 @@ def _grey(image: Image.Image) -> Image.Image:
 
 def _colours(image: ImageFile, open_again: Opener) -> Image.Image:
     """Colours of 16 bits, decoded once for the high bytes and once for the low ones."""
-    premultiplied, layout = _raw_mode(image).startswith('RGBa'), _raw_mode(image).replace('RGBa', 'RGBA')
+    premultiplied = _raw_mode(image).startswith('RGBa')
+    values = _values(image, open_again)
+    levels = _rounded(values)
+    if premultiplied:
+        colour, alpha = values[..., :3].astype(np.float64), np.maximum(values[..., 3:], 1)
+        levels[..., :3] = np.rint(np.minimum(255 * colour / alpha, 255))
+    key = image.info.get('transparency')
+    transparent = (values == key).all(-1) if isinstance(key, tuple) else None
+    return _replaced(image, Image.fromarray(levels, image.mode), transparent)
+
+
+def _values(image: ImageFile, open_again: Opener) -> np.ndarray:
+    """(H, W, C) uint16 as they are stored, premultiplied or not; grey with alpha as four channels."""
+    layout = _raw_mode(image).replace('RGBa', 'RGBA')
     _set_raw_mode(image, layout)  # premultiplied colours as they are: Pillow would divide them by 8 bits of alpha
     with open_again() as second:
         if layout == 'LA;16B':  # grey and alpha, two values of two bytes: also four channels of one byte
@@ -58,14 +90,7 @@ def _colours(image: ImageFile, open_again: Opener) -> Image.Image:
         else:
             _set_raw_mode(second, layout[:-1] + _OTHER[layout[-1]])
             low = np.asarray(second)                                                 # (H, W, C)
-    values = np.asarray(image).astype(np.uint16) << 8 | low
-    levels = _rounded(values)
-    if premultiplied:
-        colour, alpha = values[..., :3].astype(np.float64), np.maximum(values[..., 3:], 1)
-        levels[..., :3] = np.rint(np.minimum(255 * colour / alpha, 255))
-    key = image.info.get('transparency')
-    transparent = (values == key).all(-1) if isinstance(key, tuple) else None
-    return _replaced(image, Image.fromarray(levels, image.mode), transparent)
+    return np.asarray(image).astype(np.uint16) << 8 | low
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:

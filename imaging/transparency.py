@@ -18,36 +18,41 @@ def bleed(pixels: np.ndarray, visible: np.ndarray) -> np.ndarray:
     if visible.all() or not visible.any():
         return pixels
     height, width, channels = pixels.shape
-    out = pixels.copy()
-    out[~visible] = _rounded(pixels[visible].mean(0, dtype=np.float64), pixels.dtype)
-    known = np.zeros((height + 2, width + 2), bool)  # with a frame, so that every pixel has eight neighbours
-    known[1:-1, 1:-1] = visible
-    inside = np.zeros_like(known)
-    inside[1:-1, 1:-1] = True
-    rows, columns = np.nonzero(_beside(known) & inside)
+    # flat, with a border of one pixel, so that every pixel has eight neighbours
+    out = np.pad(pixels, ((1, 1), (1, 1), (0, 0))).reshape(-1, channels)
+    known = np.pad(visible, 1).ravel()
+    reached = ~np.pad(~visible, 1).ravel()  # visible, in a layer, or the border
+    steps = [y * (width + 2) + x for y, x in _AROUND]
+    layer = np.flatnonzero(_beside(np.pad(visible, 1)).ravel() & ~reached)
     for _ in range(REACH):
-        if not len(rows):
+        if not len(layer):
             break
-        total, count = np.zeros((len(rows), channels)), np.zeros(len(rows))
-        for y, x in _AROUND:
-            has = known[rows + y, columns + x]
-            total[has] += out[rows[has] + y - 1, columns[has] + x - 1]
+        reached[layer] = True
+        total, count = np.zeros((len(layer), channels)), np.zeros((len(layer), 1))
+        for step in steps:
+            has = known[layer + step, None]
+            total += out[layer + step] * has
             count += has
-        out[rows - 1, columns - 1] = _rounded(total / count[:, None], pixels.dtype)
-        known[rows, columns] = True
-        places = np.unique(np.concatenate([(rows + y) * (width + 2) + columns + x for y, x in _AROUND]))
-        rows, columns = np.divmod(places, width + 2)
-        new = inside[rows, columns] & ~known[rows, columns]
-        rows, columns = rows[new], columns[new]
-    return out
+        out[layer] = _rounded(total / count, pixels.dtype)
+        known[layer] = True
+        further = []
+        for step in steps:
+            places = layer + step
+            further.append(places[~reached[places]])
+            reached[further[-1]] = True  # once
+        layer = np.concatenate(further)
+    reached[layer] = False
+    if not reached.all():
+        out[~reached] = _rounded(pixels[visible].mean(0, dtype=np.float64), pixels.dtype)
+    return out.reshape(height + 2, width + 2, channels)[1:-1, 1:-1]
 
 
 def _beside(known: np.ndarray) -> np.ndarray:
-    """Where `known` is False and one of the eight neighbours is True."""
+    """Where one of the eight neighbours is True, of an array whose border is False."""
     beside = np.zeros_like(known)
-    for y, x in _AROUND:
-        beside |= np.roll(known, (y, x), (0, 1))
-    return beside & ~known
+    for step in _AROUND:
+        beside |= np.roll(known, step, (0, 1))
+    return beside
 
 
 def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

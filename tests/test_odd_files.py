@@ -180,14 +180,14 @@ def test_notes_are_one_line_each(upscale):
 
 @pytest.mark.parametrize(('missing', 'source', 'target'), [
     ('tifffile', 'a.tif', 'out.png'), ('tifffile', 'a.png', 'out.tif'), ('imagecodecs', 'deep.png', 'out.png'),
-    ('imagecodecs', 'a.png -bits 16', 'out.jp2'), ('netpbmfile', 'deep.pam', 'out.png'),
-    ('netpbmfile', 'a.png -bits 16', 'out.ppm')])
+    ('imagecodecs', 'deep.jp2', 'out.jpg'), ('imagecodecs', 'a.png -bits 16', 'out.jp2'),
+    ('netpbmfile', 'deep.pam', 'out.png'), ('netpbmfile', 'a.png -bits 16', 'out.ppm')])
 def test_a_missing_package_is_named(upscale, monkeypatch, missing, source, target):
     for name in ('a.png', 'a.tif'):
         Image.fromarray(NOISE).save(name)
-    for name in ('deep.png', 'deep.pam'):
+    for name in ('deep.png', 'deep.pam', 'deep.jp2'):
         WHOLE[name](name)
     monkeypatch.setitem(sys.modules, missing, None)
     done = upscale(*source.split(), output=target)
-    named = source if target == 'out.png' else target
+    named = source if source in ('a.tif', 'deep.pam', 'deep.jp2') else target
     assert done.status == 2 and done.err == f'error: {named}: needs one more package: pip install {missing}\n'
