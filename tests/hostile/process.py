@@ -100,7 +100,6 @@ def _work(main: Callable[[], None], words: list[str], yard: Path, streams: list[
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         guard()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         _open_streams(*streams[:2])
         os.write(streams[2], f'{_memory()[1]}\n'.encode())
         tempfile.tempdir = str(yard / 'tmp')
@@ -108,6 +107,7 @@ def _work(main: Callable[[], None], words: list[str], yard: Path, streams: list[
         _limit(file_size, unprivileged)
         _watch(yard, streams[2], workers)
         sys.argv = words
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         main()
         status = 0
     except SystemExit as leaving:
