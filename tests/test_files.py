@@ -307,6 +307,32 @@ def test_colours_are_converted_where_a_profile_cannot_go(tmp_path, suffix, bits)
     assert np.abs(found - srgb_of(colour)).max() < 1.5 / 255
 
 
+@pytest.mark.parametrize('bits', [8, 16])
+def test_grey_by_its_profile(tmp_path, bits):
+    """Where the file is RGB alone, or holds no profile: a grey of 0.3 and gamma 3 is 0.027 of light, 0.178 of sRGB."""
+    grey = imagecodecs.cms_profile('gray', whitepoint=[0.34567, 0.35850, 1], gamma=3.0)
+    full = 2 ** bits - 1
+    tif(np.full((H, W, 1), round(0.3 * full), f'u{bits // 8}'), iccprofile=grey)(tmp_path / 'a.tif')
+    for suffix in ('.webp', '.tga', '.ppm'):
+        upscaled(tmp_path / 'a.tif', tmp_path / f'b{suffix}', (20, 20))
+        found = read_image(tmp_path / f'b{suffix}')
+        assert np.abs(found.pixels / (2 ** found.bits - 1) - (1.055 * 0.027 ** (1 / 2.4) - 0.055)).max() < 2 / 255
+        assert found.is_grey == (suffix != '.webp')
+    upscaled(tmp_path / 'a.tif', tmp_path / 'b.png', (20, 20))
+    with Image.open(tmp_path / 'b.png') as image:
+        assert image.info['icc_profile'] == grey and image.mode in ('L', 'I;16')
+
+
+def test_what_does_not_fit_into_a_jpeg_is_said(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = 70_000 * 'x'
+    Image.fromarray(RGB8).save(tmp_path / 'a.png', exif=exif)
+    canvas = upscaled(tmp_path / 'a.png', tmp_path / 'b.jpg', (20, 20))
+    assert canvas.notes == ['JPEG holds no EXIF data of this size: left out']
+    assert not upscaled(tmp_path / 'a.png', tmp_path / 'b.png', (20, 20)).notes
+    assert read_image(tmp_path / 'b.png').metadata.exif == read_image(tmp_path / 'a.png').metadata.exif
+
+
 def cmyk_profile() -> bytes:
     """By the ICC's format, of inks without colours: black is L* = 0, cyan a grey of L* = 50, the others are white."""
     straight = bytes(range(256))
@@ -432,6 +458,15 @@ def test_colours_under_transparent_pixels_stay_there_with_a_network(tmp_path, sc
     assert np.abs(np.asarray(red)[..., :3].astype(int) - (255, 0, 0)).max() <= 8
 
 
+def test_a_coloured_background_under_grey(tmp_path):
+    """A quarter of white over blue is (64, 64, 255); over grey the result is grey."""
+    tif(np.full((H, W, 2), [255, 64], np.uint8))(tmp_path / 'a.tif')
+    for background, expected in (((0, 0, 255), [64, 64, 255]), ((100, 100, 100), [139])):
+        upscaled(tmp_path / 'a.tif', tmp_path / 'b.bmp', SIZE, WriteOptions(background=background))
+        found = stored(tmp_path / 'b.bmp')
+        assert found.shape == (*SIZE, len(expected)) and np.abs(found - np.array(expected)).max() <= 1
+
+
 def test_transparent_pixels_take_the_colours_beside_them():
     """By hand: a pixel between two colours becomes their mean, far ones the mean of all visible ones."""
     pixels = np.zeros((1, 200, 1), np.uint8)
@@ -529,6 +564,14 @@ def test_animations(tmp_path, source, target):
                 found = np.asarray(image.convert('RGB')).astype(int)
                 assert np.abs(found - expected.repeat(2, 0).repeat(2, 1)).max() == 0
         assert read_header(tmp_path / f'b{target}').plays == (1 if target == '.tif' else plays)
+
+
+def test_an_avif_animation_is_read(tmp_path):
+    times = [100, 250, 40, 500]
+    frames = animation(tmp_path / 'a.avif', duration=times, quality=100, subsampling='4:4:4')
+    assert read_header(tmp_path / 'a.avif').frames == 4
+    for frame, expected, time in zip(read_frames(tmp_path / 'a.avif'), frames, times):
+        assert frame.duration == time and np.abs(frame.pixels.astype(int) - expected).max() <= 8
 
 
 def test_an_animation_with_transparency(tmp_path):
