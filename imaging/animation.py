@@ -34,9 +34,8 @@ class Animation:
         Raises: UserError when the format holds a single image.
         """
         self.path, self.frames, self.plays = Path(path), frames, plays
-        # there is no deep animation but that of TIFF
         self.format = check_target(path, 1, 1, frames, options)
-        self.options = options if self.format.name == 'TIFF' else options._replace(bits=8)
+        self.options = options._replace(bits=8) if self.format.frames == 8 else options
         self._size: tuple[int, int] | None = None
         self._images: list[Image.Image] = []
         self._durations: list[float] = []

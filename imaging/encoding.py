@@ -26,9 +26,10 @@ def dropped(form: Format, metadata: Metadata) -> list[str]:
 
 
 def check_library(path: Path, form: Format, bits: int) -> None:
-    """Raises UserError when the package that writes such a file is missing; meant for before the work."""
-    if form.name == 'TIFF' or bits > 8:
-        library({'TIFF': 'tifffile', 'PPM': 'netpbmfile'}.get(form.name, 'imagecodecs'), path)
+    """Raises UserError when a package that writes such a file is missing; meant for before the work."""
+    names = {'TIFF': ('tifffile', 'imagecodecs'), 'PPM': ('netpbmfile',) * (bits > 8)}
+    for name in names.get(form.name, ('imagecodecs',) * (bits > 8)):
+        library(name, path)
 
 
 def write_pillow(image: Image.Image, path: Path, form: Format, metadata: Metadata, options: WriteOptions) -> None:

@@ -14,7 +14,7 @@ class Format(NamedTuple):
         modes: of pixels that are written: L grey, RGB, LA and RGBA with transparency.
         bits: per channel; 32 is floating point.
         longest: pixels of a side.
-        frames: several images in one file.
+        frames: most bits per channel of several images in one file; 0: it holds a single one.
         profile: an ICC profile.
         quality: compression with loss, as `WriteOptions.quality` says.
     """
@@ -23,7 +23,7 @@ class Format(NamedTuple):
     modes: tuple[str, ...] = ('L', 'RGB')
     bits: tuple[int, ...] = (8,)
     longest: int = 2 ** 31 - 1
-    frames: bool = False
+    frames: int = 0
     profile: bool = False
     quality: bool = False
 
@@ -31,16 +31,16 @@ class Format(NamedTuple):
 _ALPHA = ('L', 'LA', 'RGB', 'RGBA')
 # the limits are those of the formats, or of their libraries where these are narrower
 FORMATS = (
-    Format('PNG', ('.png', '.apng'), _ALPHA, (8, 16), frames=True, profile=True),
+    Format('PNG', ('.png', '.apng'), _ALPHA, (8, 16), frames=8, profile=True),
     Format('JPEG', ('.jpg', '.jpeg'), longest=65500, profile=True, quality=True),
-    Format('WEBP', ('.webp',), ('RGB', 'RGBA'), longest=16383, frames=True, profile=True, quality=True),
-    Format('TIFF', ('.tif', '.tiff'), _ALPHA, (8, 16, 32), frames=True, profile=True),
+    Format('WEBP', ('.webp',), ('RGB', 'RGBA'), longest=16383, frames=8, profile=True, quality=True),
+    Format('TIFF', ('.tif', '.tiff'), _ALPHA, (8, 16, 32), frames=32, profile=True),
     Format('BMP', ('.bmp',)),
     Format('AVIF', ('.avif',), ('L', 'RGB', 'RGBA'), longest=32768, profile=True, quality=True),
     Format('JPEG2000', ('.jp2', '.j2k', '.jpx'), _ALPHA, (8, 16)),
     Format('TGA', ('.tga',), _ALPHA, longest=65535),
     Format('PPM', ('.ppm', '.pgm', '.pnm'), bits=(8, 16)),
-    Format('GIF', ('.gif',), ('RGB', 'RGBA'), longest=65535, frames=True),
+    Format('GIF', ('.gif',), ('RGB', 'RGBA'), longest=65535, frames=8),
 )
 _BY_SUFFIX = {suffix: form for form in FORMATS for suffix in form.suffixes}
 OUTPUT_SUFFIXES = frozenset(_BY_SUFFIX)
@@ -103,6 +103,9 @@ def check_target(path: str | Path, height: int, width: int, frames: int = 1,
         several = ', '.join(other.suffixes[0] for other in FORMATS if other.frames)
         raise UserError(f'{path}: {form.name} holds one image, and the input has {frames} frames; write {several}, '
                         'or the first one alone (-first-frame)')
+    if frames > 1 and (options.bits or 8) > form.frames:
+        raise UserError(f'{path}: {form.name} holds {form.frames} bits per channel where there are several frames, not '
+                        f'{options.bits}; write .tif')
     return form
 
 

@@ -14,7 +14,7 @@ from PIL import ImageFile
 
 from imaging import tiff
 from imaging.colour import to_rgb_mode
-from imaging.deep import Raster, decode_avif, decode_jpeg2000, decode_pnm, decode_ppm
+from imaging.deep import Raster, check_pixels, decode_avif, decode_jpeg2000, decode_pnm, decode_ppm
 from imaging.frame import Frame, Metadata, full_scale
 from imaging.metadata import ORIENTATION, read_metadata
 from imaging.reading import check_file, named, opened_image, read_size
@@ -119,6 +119,7 @@ def _tiff_frames(path: Path, value_range: Range | None) -> Generator[Frame, None
     with tiff.opened(path) as file:
         for number in tiff.page_numbers(file):
             page = file.pages[number]
+            check_pixels(path, page.imagelength, page.imagewidth)
             if tiff.is_deep(page):
                 frame = _upright(_frame(path, tiff.decode_page(path, page), tiff.page_metadata(path, page), value_range),
                                  tiff.page_orientation(page))

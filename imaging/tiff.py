@@ -10,7 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from imaging.deep import Raster, check_pixels
+from imaging.deep import Raster
 from imaging.frame import Metadata
 from imaging.libraries import library
 from imaging.metadata import ORIENTATION, load_exif, pack_exif, upright_xmp
@@ -46,7 +46,6 @@ def is_deep(page: Any) -> bool:
 
 def decode_page(path: Path, page: Any) -> Raster:
     """A page of grey or RGB, with or without transparency."""
-    check_pixels(path, page.imagelength, page.imagewidth)
     samples = 3 if page.photometric == _RGB else 1
     values = page.asarray()
     if page.imagedepth != 1 or values.ndim not in (2, 3):

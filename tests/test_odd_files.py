@@ -145,10 +145,26 @@ def test_animations_are_never_cut_silently(upscale):
         done = upscale('a.gif', output=f'out.{suffix}')
         assert done.status == 2 and 'the input has 3 frames; write .png, .webp, .tif, .gif, or ' in done.err
         assert '-first-frame' in done.err and not Path(f'out.{suffix}').exists()
+    done = upscale('a.gif', '-bits', '16')
+    assert done.status == 2 and 'out.png: PNG holds 8 bits per channel where there are several frames, not 16' in done.err
+    assert upscale('a.gif', '-bits', '16', output='out.tif').status == 0
     assert upscale('a.gif', '-first-frame', output='out.jpg').status == 0
     assert upscale('a.gif', output='out.gif').status == 0
     with Image.open('out.gif') as image:
         assert (image.n_frames, image.size) == (3, (16, 12))
+
+
+def test_a_page_of_too_many_pixels_is_refused(upscale):
+    """The second one: the first has a size like any other. Its header says so, and there are no pixels."""
+    with tifffile.TiffWriter('a.tif') as file:
+        file.write(NOISE, photometric='rgb')
+        file.write(NOISE, photometric='rgb')
+    with tifffile.TiffFile('a.tif', mode='r+') as file:
+        for tag in ('ImageWidth', 'ImageLength', 'RowsPerStrip'):
+            file.pages[1].tags[tag].overwrite(2 ** 16, dtype='I')
+    done = upscale('a.tif', output='out.tif')
+    assert done.status == 2 and '65536x65536, more than the 1,073,741,824 pixels' in done.err
+    assert not Path('out.tif').exists()
 
 
 def test_names_of_results(upscale, monkeypatch):
@@ -179,7 +195,8 @@ def test_notes_are_one_line_each(upscale):
 
 
 @pytest.mark.parametrize(('missing', 'source', 'target'), [
-    ('tifffile', 'a.tif', 'out.png'), ('tifffile', 'a.png', 'out.tif'), ('imagecodecs', 'deep.png', 'out.png'),
+    ('tifffile', 'a.tif', 'out.png'), ('tifffile', 'a.png', 'out.tif'), ('imagecodecs', 'a.png', 'out.tif'),
+    ('imagecodecs', 'deep.png', 'out.png'),
     ('imagecodecs', 'deep.jp2', 'out.jpg'), ('imagecodecs', 'a.png -bits 16', 'out.jp2'),
     ('netpbmfile', 'deep.pam', 'out.png'), ('netpbmfile', 'a.png -bits 16', 'out.ppm')])
 def test_a_missing_package_is_named(upscale, monkeypatch, missing, source, target):
