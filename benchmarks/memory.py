@@ -22,6 +22,7 @@ from common.cli import Parser, parse_memory, run
 from common.ranges import real_number, whole_number
 from engine.config import TRAIN_KEYS, load_config
 from models.contract import SRModel
+from models.upscale import encoding_stages
 from utils import ROOT, UserError
 
 CONFIGS = ROOT / 'configs/train'
@@ -80,12 +81,13 @@ def in_own_process(case: Case) -> int | str:
 
 def measure(case: Case) -> int | str:
     """Bytes by which the peak of this process exceeds weights, input and result; or what a refusal said."""
-    size = (round(case.scale * case.side),) * 2
     model = make_model(case.model)
     scale = model.fixed_scale or case.scale
     size = (round(scale * case.side),) * 2
     lr = torch.rand(1, 3, case.side, case.side)
     model.upscale(lr[:, :, :24, :24], (round(24 * scale),) * 2)
+    with torch.no_grad():
+        encoding_stages(model, lr, None)  # small images are not measured
     result = 12 * size[0] * size[1]
     before = resident('VmRSS')
     Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
