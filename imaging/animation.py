@@ -91,3 +91,14 @@ class Animation:
             found['loop'] = self.plays
         self._images[0].save(path, self.format.name, save_all=True, append_images=self._images[1:], duration=durations,
                              **found)
+        if self.format.name == 'WEBP' and self._images[0].mode == 'RGBA':
+            _mark_transparent(path)
+
+
+def _mark_transparent(path: Path) -> None:
+    """Marks an animated WebP as transparent in its header: libwebp does not where each frame is an opaque part."""
+    with open(path, 'r+b') as file:
+        head = file.read(21)
+        if head[12:16] == b'VP8X':
+            file.seek(20)
+            file.write(bytes([head[20] | 0x10]))
