@@ -219,11 +219,11 @@ class Routes:
         return Response(status_code=204)
 
     async def result(self, request: Request) -> Response:
-        """The upscaled image, as a file to keep."""
+        """The upscaled image, as a file to keep; the page gives it the name."""
         job = self._job(request)
         if job.state != 'done':
             raise Refused(409, 'the upscaled image is not complete')
-        return FileResponse(job.file, headers={'content-disposition': f'attachment; filename="upscaled{job.file.suffix}"'})
+        return FileResponse(job.file, headers={'content-disposition': 'attachment'})
 
     def _held(self, request: Request) -> HeldImage:
         return self._images.get(request.path_params['token'])

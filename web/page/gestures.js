@@ -33,7 +33,7 @@ export function listen(canvas, viewer) {
   for (const name of ['pointerup', 'pointercancel']) {
     canvas.addEventListener(name, (event) => pointers.delete(event.pointerId));
   }
-  canvas.addEventListener('wheel', (event) => {
+  canvas.parentElement.addEventListener('wheel', (event) => {  // also over the divider
     event.preventDefault();
     const { y, x } = place(event);
     const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 16 : 1;

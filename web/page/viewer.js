@@ -10,6 +10,7 @@ const PAUSE = 90;          // milliseconds without a movement after which the ne
 const KEPT = 48;           // rendered parts that may stand in
 const LARGEST = 128;       // scale; small images go on to LARGEST_VIEW times the scale at which they fit
 const LARGEST_VIEW = 40;
+const ROUNDING = 1e-6;
 const OVERVIEW = 1024;     // longest side of the first view, of the whole image
 
 export class Viewer {
@@ -96,14 +97,16 @@ export class Viewer {
     return { y: this.canvas.height / 2 - this.centre.y * this.scale, x: this.canvas.width / 2 - this.centre.x * this.scale };
   }
 
-  // The part of the canvas that the image covers, in whole pixels.
+  // The pixels of the canvas that the image covers wholly, so that each lies inside it; partly where it is thinner than one.
   get visible() {
-    const { y, x } = this.origin;
-    return {
-      top: Math.max(0, Math.round(y)), left: Math.max(0, Math.round(x)),
-      bottom: Math.min(this.canvas.height, Math.round(y + this.image.height * this.scale)),
-      right: Math.min(this.canvas.width, Math.round(x + this.image.width * this.scale)),
+    const along = (start, side, seen) => {
+      const [low, high] = [Math.max(0, start), Math.min(seen, start + side * this.scale)];
+      const [first, last] = [Math.ceil(low - ROUNDING), Math.floor(high + ROUNDING)];
+      return first < last ? [first, last] : [Math.floor(low), Math.ceil(high)];
     };
+    const [top, bottom] = along(this.origin.y, this.image.height, this.canvas.height);
+    const [left, right] = along(this.origin.x, this.image.width, this.canvas.width);
+    return { top, left, bottom, right };
   }
 
   // Left of it is bicubic.
