@@ -1,5 +1,6 @@
 """Windows of an image at any scale: by the network where they are enlarged, by bicubic where they are reduced."""
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,8 @@ from PIL import Image
 from common import coords
 from common.arrays import to_tensor
 from common.coords import Region
+from imaging import find_format, read_image, suited
+from imaging.frame import full_scale
 from models.contract import SRModel
 from models.latents import LatentCache
 from models.upscale import nearest_in
@@ -56,6 +59,17 @@ def check_windows(model: SRModel, option: str) -> None:
                         'choose another -model')
     if model.fixed_scale:
         raise UserError(f'{option}: this model upscales by exactly {model.fixed_scale}; choose an arbitrary-scale -model')
+
+
+def read_for_screen(path: str | Path) -> np.ndarray:
+    """An image file as screens show it: (H, W, 3) uint8, sRGB, transparent parts white. Raises UserError as `read_image`."""
+    frame = suited(read_image(path), find_format('screen.bmp'))  # which carries no profile
+    rgb = frame.rgb()
+    if frame.alpha is None and rgb.dtype == np.uint8:
+        return np.array(rgb)
+    full = full_scale(rgb.dtype)
+    opacity = 1.0 if frame.alpha is None else (frame.alpha / np.float32(full))[..., None]
+    return np.rint(255 * (1 - opacity + rgb / np.float32(full) * opacity)).astype(np.uint8)
 
 
 class WindowedImage:

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from common.cli import Parser
 from common.ranges import Range, real_number, whole_number
 from engine.upscaling import OUTPUT
-from engine.windows import LATENT_MEMORY, Window, WindowedImage, check_windows
-from imaging import check_file, open_image, read_size, to_rgb
+from engine.windows import LATENT_MEMORY, Window, WindowedImage, check_windows, read_for_screen
+from imaging import check_file, read_header
 from imaging.films import check_film, write_film
 from models.contract import SRModel
 from models.latents import LatentCache
@@ -101,7 +101,7 @@ def plan_zoom(options: argparse.Namespace) -> ZoomJob | None:
         return None
     source = Path(options.input)
     check_file(source)
-    height, width = read_size(source)
+    height, width = read_header(source)[:2]
     first, last = _numbers('zoom', options.zoom, Range(1, MAX_MAGNIFICATION), 'two magnifications such as 1,30')
     y, x = _numbers('at', options.at or '0.5,0.5', Range(0, 1), 'two fractions of height and width such as 0.5,0.5')
     scale = LONGEST / max(height, width)
@@ -131,7 +131,7 @@ def write_zoom(model: SRModel, job: ZoomJob) -> None:
     """
     check_windows(model, '-zoom')
     source, target, zoom = job
-    image = WindowedImage(model=model, rgb=to_rgb(open_image(source)), cache=LatentCache(memory=LATENT_MEMORY))
+    image = WindowedImage(model=model, rgb=read_for_screen(source), cache=LatentCache(memory=LATENT_MEMORY))
     write_film(target, render_frames(image, zoom), zoom.frames, zoom.fps)
     scales = [zoom.size[0] / zoom.window(index, image.height, image.width).height for index in (0, zoom.frames - 1)]
     tqdm.write(f'{printable(source)} -> {printable(target)} ({zoom.frames} frames of {zoom.size[0]}x{zoom.size[1]}, '

@@ -87,12 +87,15 @@ def test_views_of_fewer_pixels_are_downscaled(page):
     assert np.array_equal(view, np.asarray(Image.fromarray(rgb).resize((25, 30), Image.Resampling.BICUBIC)))
 
 
-def test_transparent_parts_are_white(page, tmp_path):
-    image = Image.new('RGBA', (8, 8), (255, 0, 0, 0))
-    image.save(tmp_path / 'a.png')
+@pytest.mark.parametrize('pixels, mode, expected', [
+    ((255, 0, 0, 0), 'RGBA', (255, 255, 255)), ((255, 0, 0, 51), 'RGBA', (255, 204, 204)), (100, 'L', (100, 100, 100)),
+    (25700, 'I;16', (100, 100, 100)), ((0, 255), 'LA', (0, 0, 0))])
+def test_images_look_as_on_a_screen(page, tmp_path, pixels, mode, expected):
+    """Transparent parts are white; 25700 of 65535 is 100 of 255."""
+    Image.new(mode, (8, 8), pixels).save(tmp_path / 'a.png')
     _, answer = page.ask('POST', 'images', (tmp_path / 'a.png').read_bytes())
     _, view = page.view(answer['token'], (0, 0, 8, 8), (16, 16))
-    assert view.min() == 255
+    assert (view == expected).all()
 
 
 def test_costs_grow_with_the_size(page):

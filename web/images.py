@@ -7,11 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-
-from engine.windows import WindowedImage
-from imaging import open_image, read_size
+from engine.windows import WindowedImage, read_for_screen
+from imaging import read_header
 from models.contract import SRModel
 from models.latents import LatentCache
 from utils import UserError
@@ -61,7 +58,7 @@ class HeldImages:
     async def add(self, file: Path) -> tuple[str, HeldImage]:
         """Reads an uploaded file. Raises Refused, with one line for the user."""
         try:
-            height, width = await asyncio.to_thread(read_size, file)
+            height, width = (await asyncio.to_thread(read_header, file))[:2]
             if height * width > self.limits.pixels:
                 raise Refused(413, f'this image has {width}×{height} pixels; at most {self.limits.pixels / 1e6:.0f} million '
                                    'can be opened')
@@ -74,7 +71,7 @@ class HeldImages:
         return token, held
 
     def _read(self, file: Path) -> WindowedImage:
-        return WindowedImage(model=self.model, rgb=_on_white(open_image(file)), cache=self.cache)
+        return WindowedImage(model=self.model, rgb=read_for_screen(file), cache=self.cache)
 
     def delete(self, token: str) -> None:
         """Deletes an image with all that was made of it, if it is still there."""
@@ -107,11 +104,3 @@ class HeldImages:
 
 def _works(held: HeldImage) -> bool:
     return held.job is not None and held.job.active
-
-
-def _on_white(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8; transparent parts become white."""
-    if image.has_transparency_data:
-        image = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return np.array(image.convert('RGB'))
