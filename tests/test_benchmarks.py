@@ -7,7 +7,7 @@ import torch
 from helpers import call
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import convolutions, curves, data, plain, plots, queries
+from benchmarks import convolutions, curves, data, plain, plots, queries, views
 from engine.config import TRAIN_KEYS, load_config
 from utils import UserError
 
@@ -129,6 +129,13 @@ def test_options_out_of_range(monkeypatch, capsys, command, words):
     done = call(command.main, words.split(), capsys, monkeypatch)
     assert done.status == 2 and done.out == '' and done.err.count('\n') == 1
     assert 'expected' in done.err or 'is a folder' in done.err
+
+
+def test_the_benchmark_of_views_runs(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['views', '-model', 'bicubic', '-scales', '4', '16', '-repeats', '1'])
+    views.main()
+    rows = [line.split('|')[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
+    assert rows == ['scale', '---:', '16', '4']
 
 
 def test_plots_without_matplotlib_are_refused_in_a_line(monkeypatch):

@@ -221,6 +221,7 @@ def test_images_that_are_left_are_deleted_with_all_that_was_made_of_them(model, 
     assert list(folder.iterdir()) == []                                               # at the end nothing is left
 
 
+@pytest.mark.slow
 def test_idle_images_are_deleted(model, folder):
     with serving(model, Limits(idle=0.4)) as page:
         token = page.open(noise(8, 8))
@@ -242,11 +243,11 @@ SMALL = Limits(bytes=5000, pixels=400, all_pixels=1000, images=3, view_pixels=10
     (b'GIF89a nothing', 400, 'image'), (b'%!PS-Adobe-3.0 EPSF-3.0', 400, 'not an image'),
     (png(noise(1, 401)), 413, '401×1 pixels'), (png(noise(20, 20))[:600], 400, 'damaged'),
     (b'P6 40000 40000 255 ', 400, 'more than the 1,073,741,824 pixels')])
-def test_uploads_that_are_refused(model, folder, body, status, message):
-    with serving(model, SMALL) as page:
-        found, answer = page.ask('POST', 'images', body, encode_chunked=not isinstance(body, bytes))
-        assert found == status and message in answer['error'] and '\n' not in answer['error']
-        assert str(folder) not in answer['error'] and files(folder) == []
+def test_uploads_that_are_refused(small_page, body, status, message):
+    page, _, folder = small_page
+    found, answer = page.ask('POST', 'images', body, encode_chunked=not isinstance(body, bytes))
+    assert found == status and message in answer['error'] and '\n' not in answer['error']
+    assert str(folder) not in answer['error'] and files(folder) == []
 
 
 def test_as_many_images_as_there_is_room_for(model):
@@ -267,21 +268,25 @@ def test_as_many_images_as_there_is_room_for(model):
     'view?window=0,0,8,8&size=9', 'view?window=0,0,8,8&size=9,1e9', 'view?window=0,0,8,8&size=9,9&serial=-1',
     'view?window=0,0,8,8&size=٣,9', 'costs?size=7,8', 'costs?size=50,50', 'costs', 'costs?size=99999999999999999999,1'])
 def test_wrong_requests(small_page, path):
-    page, token = small_page
+    page, token, _ = small_page
     status, answer = page.ask('GET', f'images/{token}/{path.encode("ascii", "namereplace").decode()}'.replace(' ', '%20'))
     assert status == 400 and answer['error'] and '\n' not in answer['error']
 
 
 @pytest.mark.parametrize('query', ['size=16,16&format=exe', 'size=16,16&format=../png', 'size=7,16', 'size=50,50', ''])
 def test_wrong_jobs(small_page, query):
-    page, token = small_page
+    page, token, _ = small_page
     assert page.ask('POST', f'images/{token}/job?{query}')[0] == 400
 
 
 @pytest.fixture(scope='module')
-def small_page(model):
-    with serving(model, SMALL) as page:
-        yield page, page.open(noise(8, 8))
+def small_page(model, tmp_path_factory):
+    """A page with narrow limits, the token of an image of 8×8, and the folder of its files."""
+    folder = tmp_path_factory.mktemp('files')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, 'tempdir', str(folder))
+        with serving(model, SMALL) as page:
+            yield page, page.open(noise(8, 8)), folder
 
 
 @pytest.mark.parametrize('host, status', [
@@ -322,7 +327,7 @@ def test_the_page_names_no_other_place():
 
 def test_models_without_windows_are_refused():
     with bind('127.0.0.1', 0) as listener, pytest.raises(UserError, match='-web: this model upscales by exactly 2'):
-        serve(variant('rdn', 0), 'rdn', listener)
+        serve(variant('edsr-baseline', 0), 'edsr-baseline', listener)
 
 
 def test_an_address_that_is_taken():

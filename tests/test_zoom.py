@@ -92,7 +92,7 @@ def test_a_window_of_bicubic_is_that_part_of_the_whole():
     assert np.abs(found - whole[20:60, 10:90].astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize('name, message', [('srno', 'renders no windows'), ('rdn', 'by exactly 2')])
+@pytest.mark.parametrize('name, message', [('srno', 'renders no windows'), ('edsr-baseline', 'by exactly 2')])
 def test_models_without_windows_are_refused(name, message):
     with pytest.raises(UserError, match=message):
         check_windows(variant(name, 0), '-zoom')

@@ -3,6 +3,7 @@
 import { ask, askJson } from './server.js';
 
 const POLL = 400;  // milliseconds
+const FACTOR = 4;  // that is offered first
 const $ = (id) => document.getElementById(id);
 
 export class Download {
@@ -22,6 +23,8 @@ export class Download {
     });
     on('cancel', 'click', () => this.cancel());
     this.idle();
+    const largest = Math.floor(10 * Math.sqrt(limits.result_pixels / (image.height * image.width))) / 10;
+    $('times').value = Math.max(1, Math.min(FACTOR, largest));
     this.fill('times');
   }
 

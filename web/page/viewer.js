@@ -5,7 +5,7 @@
 
 import { askView } from './server.js';
 
-const BLOCK = 512;         // side of the parts in which a view is rendered
+const BLOCK = 384;         // side of the parts in which a view is rendered: each well under a second on two cores
 const PAUSE = 90;          // milliseconds without a movement after which the network is asked
 const KEPT = 48;           // rendered parts that may stand in
 const LARGEST = 128;       // scale; small images go on to LARGEST_VIEW times the scale at which they fit
