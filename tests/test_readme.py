@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 DOCS = sorted((ROOT / 'docs').glob('*.md'))
 FOLDERS = ('assets', 'benchmarks', 'common', 'configs', 'datasets', 'docs', 'engine', 'imaging', 'modelzoo', 'models',
-           'tests')
+           'tests', 'web')
 COMMANDS = re.findall(r'^    (python .+)$', README.replace('\\\n', ' '), re.MULTILINE)
 
 
@@ -41,7 +41,11 @@ def test_every_command_is_covered():
     assert len(COMMANDS) >= 9 and [command for command in COMMANDS if not command.startswith(covered)] == []
 
 
-@pytest.mark.parametrize('command', slow_except(chosen('demo.py')[:2], chosen('demo.py')))
+LOOKING = [command for command in chosen('demo.py') if '-zoom' in command or '-web' in command]
+UPSCALING = [command for command in chosen('demo.py') if command not in LOOKING]
+
+
+@pytest.mark.parametrize('command', slow_except(UPSCALING[:2], UPSCALING))
 def test_demo(tmp_path, command):
     """Each writes an image of the size it names; bicubic in the place of the weights, for speed."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
@@ -56,6 +60,16 @@ def test_demo(tmp_path, command):
     expected, = (size for option, size in sizes.items() if f'{option} ' in f'{command} ')
     with Image.open(written) as image:
         assert image.size[::-1] == expected
+
+
+@pytest.mark.slow
+def test_zoom(tmp_path):
+    command, page = LOOKING
+    done = call([*arguments(command), '-model', 'bicubic'], tmp_path)
+    assert (done.returncode, done.stderr) == (0, '')
+    with Image.open(tmp_path / 'zoom.webp') as film:
+        assert (film.n_frames, film.size) == (60, (600, 400))
+    assert arguments(page)[1:] == ['-web']                                           # started by test_web.py
 
 
 SUITES = [command for command in chosen('test.py') if '/paper-' in command]
