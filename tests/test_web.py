@@ -16,7 +16,7 @@ from PIL import Image
 from test_models import variant
 
 import models
-from utils import UserError
+from utils import RunError, UserError
 from web import MISSING, options
 
 pytest.importorskip('starlette')
@@ -191,6 +191,26 @@ def test_the_page_answers_while_the_model_computes(model):
         assert time.monotonic() - start < 5
 
 
+@pytest.mark.parametrize('error, status, message', [
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 503, 'not enough memory'),
+    (MemoryError(), 503, 'not enough memory'),
+    (RunError('upscale: the output is not finite'), 500, 'upscale: the output is not finite'),
+    (OSError(28, 'No space left on device'), 500, 'No space left on device')])
+def test_errors_of_the_machine_are_one_line(model, monkeypatch, page, error, status, message):
+    """Of a view, and of a job; the page goes on."""
+    def fail(*arguments):
+        raise error
+    token = page.open(noise(8, 8))
+    with monkeypatch.context() as patch:
+        patch.setattr(model, 'query_grid', fail)
+        found, answer = page.view(token, (0, 0, 8, 8), (16, 16))
+        page.ask('POST', f'images/{token}/job?size=16,16')
+        progress, _ = page.finish(token)
+    assert found == status and message in answer['error']
+    assert progress['state'] == 'failed' and message in progress['error']
+    assert page.view(token, (0, 0, 8, 8), (16, 16), serial=2)[0] == 200
+
+
 # what is deleted
 
 def test_a_cancelled_job_leaves_nothing(model, folder):
@@ -337,7 +357,8 @@ def test_an_address_that_is_taken():
 
 @pytest.mark.parametrize('arguments, message', [
     ('-port 80', 'give -web too'), ('-host ::1', 'give -web too'), ('-web -port 65536', 'from 0 to 65535'),
-    ('-web -zoom 1,2', 'not allowed with'), ('-web -host no.such.host.invalid', 'cannot be used')])
+    ('-web -zoom 1,2', 'not allowed with'), ('-web -output a.png', 'leave it out'),
+    ('-web -host no.such.host.invalid', 'cannot be used')])
 def test_wrong_options(monkeypatch, capsys, arguments, message):
     assert command(arguments, monkeypatch) == 2
     out, err = capsys.readouterr()

@@ -9,8 +9,8 @@ from PIL import Image
 
 from engine.windows import WindowedImage
 from imaging import check_size, save_image
-from utils import UserError, is_out_of_memory
-from web.limits import Refused
+from utils import UserError
+from web.limits import Refused, explained
 
 T = TypeVar('T')
 PART_PIXELS = 2 ** 18  # of a part: others wait for it
@@ -69,7 +69,7 @@ class Job:
             async with self._worker.turn:
                 await self._upscale()
         except Exception as error:
-            self.state, self.error = 'failed', _explained(error)
+            self.state, self.error = 'failed', explained(error)
             if not self.error:
                 raise
 
@@ -92,12 +92,3 @@ class Job:
             writing.add_done_callback(lambda _: self.file.unlink(missing_ok=True))
             raise
         self.state = 'done'
-
-
-def _explained(error: Exception) -> str:
-    """One line for the user; empty for an error that nobody expects."""
-    if is_out_of_memory(error):
-        return 'there is not enough memory for this size; choose a smaller one'
-    if isinstance(error, OSError):
-        return f'the image cannot be written ({error.strerror or error})'
-    return ''

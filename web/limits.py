@@ -1,6 +1,8 @@
 """What the page accepts and keeps, and how it says no."""
 from typing import NamedTuple
 
+from utils import RunError, UserError, is_out_of_memory
+
 
 class Limits(NamedTuple):
     """Bounds of the page.
@@ -29,3 +31,12 @@ class Refused(Exception):
     def __init__(self, status: int, message: str):
         super().__init__(message)
         self.status = status
+
+
+def explained(error: Exception) -> str:
+    """One line for the user about an error of the model or of the machine; empty for one that nobody expects."""
+    if is_out_of_memory(error):
+        return 'there is not enough memory for this; try a smaller size, or try again later'
+    if isinstance(error, OSError):
+        return f'a file cannot be written ({error.strerror or error})'
+    return str(error) if isinstance(error, (UserError, RunError)) else ''

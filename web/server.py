@@ -24,12 +24,12 @@ from starlette.staticfiles import StaticFiles
 from engine.windows import LATENT_MEMORY, check_windows
 from models.contract import SRModel
 from models.latents import LatentCache
-from utils import ROOT, UserError
+from utils import ROOT, UserError, is_out_of_memory
 from web.costs import Costs, measure
 from web.guard import Guard
 from web.images import HeldImage, HeldImages
 from web.jobs import FORMATS, Job, Worker
-from web.limits import Limits, Refused
+from web.limits import Limits, Refused, explained
 from web.requests import as_png, read_number, read_size, read_window
 
 PAGE = Path(__file__).resolve().parent / 'page'
@@ -86,7 +86,7 @@ def make_app(model: SRModel, name: str, host: str, limits: Limits) -> Starlette:
             Route(f'{image}/result', routes.result),
             Mount('/', StaticFiles(directory=PAGE, html=True))],
         middleware=[Middleware(Guard, name=host)], lifespan=routes.lifespan,
-        exception_handlers={Refused: refuse, MemoryError: out_of_memory})
+        exception_handlers={Refused: refuse, MemoryError: fail, RuntimeError: fail, OSError: fail})
 
 
 async def refuse(request: Request, error: Exception) -> Response:
@@ -94,8 +94,12 @@ async def refuse(request: Request, error: Exception) -> Response:
     return JSONResponse({'error': str(error)}, error.status)
 
 
-async def out_of_memory(request: Request, error: Exception) -> Response:
-    return JSONResponse({'error': 'there is not enough memory for this at the moment'}, 503)
+async def fail(request: Request, error: Exception) -> Response:
+    """Answers an error of the model or of the machine that can be expected."""
+    message = explained(error)
+    if not message:
+        raise error
+    return JSONResponse({'error': message}, 503 if is_out_of_memory(error) else 500)
 
 
 class Routes:
