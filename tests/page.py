@@ -69,9 +69,10 @@ class Page:
 
 
 @contextmanager
-def serving(model, limits: Limits = Limits(), name: str = 'NAME') -> Iterator[Page]:  # noqa: B008
+def serving(model, limits: Limits = Limits(), name: str = 'NAME',  # noqa: B008
+            host: str = '127.0.0.1') -> Iterator[Page]:
     listener = bind('127.0.0.1', 0)
-    server = make_server(model, name, '127.0.0.1', limits)
+    server = make_server(model, name, host, limits)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

@@ -317,6 +317,12 @@ def test_other_names_of_this_machine_are_refused(page, host, status):
     assert page.ask('GET', 'model', headers={'Host': host.format(page.port)})[0] == status
 
 
+def test_the_name_that_the_user_gave_is_answered(model):
+    with serving(model, host='Desk.example') as page:
+        for host, status in (('desk.example:80', 200), ('other.example', 403)):
+            assert page.ask('GET', 'model', headers={'Host': host})[0] == status
+
+
 @pytest.mark.parametrize('origin, status', [('http://127.0.0.1:{}', 201), ('http://evil.example', 403), ('null', 403),
                                             ('http://127.0.0.1:1', 403)])
 def test_other_sites_cannot_send_images(page, origin, status):
@@ -347,7 +353,7 @@ def test_the_page_names_no_other_place():
 
 def test_models_without_windows_are_refused():
     with bind('127.0.0.1', 0) as listener, pytest.raises(UserError, match='-web: this model upscales by exactly 2'):
-        serve(variant('edsr-baseline', 0), 'edsr-baseline', listener)
+        serve(variant('edsr-baseline', 0), 'edsr-baseline', '127.0.0.1', listener)
 
 
 def test_an_address_that_is_taken():

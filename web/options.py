@@ -42,5 +42,6 @@ def plan_web(options: argparse.Namespace) -> Callable[[SRModel], None] | None:
     if not all(map(importlib.util.find_spec, PACKAGES)):
         raise UserError(MISSING)
     from web.server import bind, serve  # an extra
-    listener = bind(options.host or HOST, PORT if options.port is None else options.port)
-    return lambda model: serve(model, Path(options.model).stem, listener)
+    host = options.host or HOST
+    listener = bind(host, PORT if options.port is None else options.port)
+    return lambda model: serve(model, Path(options.model).stem, host, listener)

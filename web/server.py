@@ -47,17 +47,18 @@ def bind(host: str, port: int) -> socket.socket:
         raise UserError(f'-host {host} -port {port}: cannot be used ({reason}); try another -port') from error
 
 
-def serve(model: SRModel, name: str, listener: socket.socket) -> None:
+def serve(model: SRModel, name: str, host: str, listener: socket.socket) -> None:
     """Serves the page until the process is interrupted.
 
     Args:
         model: one that renders windows.
         name: of the model, as the page shows it.
+        host: that of -host; requests under this name are answered.
     Raises: UserError for another model.
     """
     check_windows(model, '-web')
-    host, port = listener.getsockname()[:2]
-    print(f'{name} at http://{f"[{host}]" if ":" in host else host}:{port}/ (Ctrl-C ends it)', flush=True)
+    address = f'[{host}]' if ':' in host else host
+    print(f'{name} at http://{address}:{listener.getsockname()[1]}/ (Ctrl-C ends it)', flush=True)
     make_server(model, name, host, Limits()).run([listener])
 
 
