@@ -51,7 +51,7 @@ def main() -> None:
     single = not paper and len(options.model) == 1
     comparison = Comparison(suite, device, measures, name=options.name if single else None, save_images=options.save_images,
                             memory=options.memory, kernels=not options.no_kernels, fresh=options.fresh, reuse=options.reuse,
-                            count_macs='macs' in columns)
+                            count_macs='macs' in columns, ensemble=options.ensemble)
     comparison.measure()
     if outdated := comparison.count_outdated():
         print(f'-reuse: {outdated} of the results were made by other code than this', file=sys.stderr)
@@ -90,6 +90,8 @@ def read_options() -> argparse.Namespace:
                   help=f"more columns for the table of several models, of {', '.join(COLUMNS)}")
     parser.option('fresh', action='store_true', help='measure everything again, whatever is kept')
     parser.option('reuse', action='store_true', help='use kept results also where the code has changed since')
+    parser.option('ensemble', action='store_true',
+                  help="measure the average over eight flips and rotations of each image; names of models end in '+'")
     parser.option('save-images', action='store_true', help='keep the upscaled images in test/NAME/SET/X{scale}/; '
                                                            'measures everything again')
     parser.memory_option()

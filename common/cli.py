@@ -23,6 +23,10 @@ WRONG_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAM
 MESSAGE_LENGTH = 2000  # characters of the line of an error, the end of which is cut
 
 
+# types of half precision, and the instructions of a CPU that multiply them
+_HALF = {'bfloat16': ('avx512_bf16', 'amx_bf16', 'avx10_2', 'bf16'), 'float16': ('avx512_fp16', 'amx_fp16', 'fp16')}
+
+
 class Parser(argparse.ArgumentParser):
     """Accepts every option with one dash or two, and reports a wrong one in a single line."""
 
@@ -31,8 +35,13 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(f'-{name}', f'--{name}', **settings)
 
     def device_options(self) -> None:
-        self.option('device', metavar='NAME', help="'cpu', 'cuda' or 'cuda:N'; default: the first GPU, else the CPU")
+        self.option('device', metavar='NAME', help="'cpu', 'cuda', 'cuda:N' or 'mps'; default: the first GPU of CUDA, "
+                                                   "else the CPU")
         self.option('gpu', type=whole_number(0, MAX_GPUS), metavar='N', help='the GPU to use')
+
+    def precision_option(self) -> None:
+        self.option('precision', choices=('float32', *_HALF), default='float32',
+                    help='of matrix products and convolutions (default: %(default)s); a CPU must have instructions for it')
 
     def kernels_option(self) -> None:
         self.option('no-kernels', action='store_true', help="plain PyTorch in the place of this project's GPU kernels")
@@ -88,11 +97,13 @@ def choose_device(options: argparse.Namespace, local_rank: int | None = None, tf
         if options.device or torch.cuda.device_count():
             options.device = f'cuda:{local_rank}'
     if options.device is not None:
-        match = re.fullmatch(r'cpu|cuda(?::([0-9]{1,4}))?', options.device)
+        match = re.fullmatch(r'cpu|mps|cuda(?::([0-9]{1,4}))?', options.device)
         if not match:
-            raise UserError(f"-device {shortened(options.device, quotes=False)}: no such device, expected 'cpu', 'cuda' or "
-                            "'cuda:N'")
-        if options.device != 'cpu' and int(match[1] or 0) >= torch.cuda.device_count():
+            raise UserError(f"-device {shortened(options.device, quotes=False)}: no such device, expected 'cpu', 'cuda', "
+                            "'cuda:N' or 'mps'")
+        if options.device == 'mps' and not torch.backends.mps.is_available():
+            raise UserError("-device mps: this machine has no Apple GPU, or its torch cannot use it; leave -device out")
+        if options.device.startswith('cuda') and int(match[1] or 0) >= torch.cuda.device_count():
             raise UserError(f'-device {options.device}: this machine has {torch.cuda.device_count()} GPUs')
         return torch.device(options.device)
     if torch.cuda.device_count() == 0 and not options.gpu:
@@ -101,6 +112,20 @@ def choose_device(options: argparse.Namespace, local_rank: int | None = None, tf
     if not 0 <= number < torch.cuda.device_count():
         raise UserError(f'-gpu {number}: this machine has {torch.cuda.device_count()} GPUs, counted from 0')
     return torch.device('cuda', number)
+
+
+def choose_precision(options: argparse.Namespace, device: torch.device) -> torch.dtype | None:
+    """The type of -precision; None for float32.
+
+    Raises: UserError on a CPU without instructions for products of this type, where it takes many times as long.
+    """
+    if options.precision == 'float32':
+        return None
+    known: dict = getattr(torch.cpu, 'get_capabilities', dict)()  # older versions of torch do not tell
+    if device.type == 'cpu' and known and not any(known.get(name) for name in _HALF[options.precision]):
+        raise UserError(f'-precision {options.precision}: this CPU has no instructions for it, and would take many times as '
+                        'long as for float32; leave -precision out')
+    return getattr(torch, options.precision)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -1,203 +1,134 @@
-"""Upscaling image files: which files become which, to which size, and the work itself."""
+"""Upscaling image files: the work that `engine/jobs.py` plans, one image after another."""
+import errno
 import math
+import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from imaging import (
-    DEFAULTS,
-    INPUT_SUFFIXES,
-    MAX_PIXELS,
-    OUTPUT_SUFFIXES,
-    Animation,
-    Canvas,
-    Frame,
-    WriteOptions,
-    check_file,
-    check_target,
-    find_format,
-    list_images,
-    read_frames,
-    read_header,
-    read_image,
-    suited,
-)
+from engine.comparing import write_comparison
+from engine.files import FileOptions
+from engine.jobs import Job, Plan
+from engine.sizes import Size
+from imaging import Animation, Canvas, Frame, read_frames, read_image, suited
 from models.contract import SRModel
-from models.upscale import halo_error
-from utils import RunError, UserError, check_folder, check_output, distinct_stems, file_status, is_out_of_memory, printable
+from models.memory import release_unused
+from models.upscale import default_memory, halo_error
+from utils import RunError, UserError, WriteError, is_out_of_memory, printable
 
-OUTPUT = Path('output')  # the folder for images without a given name
-
-
-class Job(NamedTuple):
-    """An image file and the file to write; without a `target` it goes to OUTPUT as NAME_HxW.
-
-    Attributes:
-        free: whether the format follows from the input, where the options name none.
-    """
-    file: Path
-    target: Path | None
-    name: str
-    free: bool = False
+LEAST_MEMORY = 2 ** 26  # bytes down to which the memory is lowered where an allocation failed
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class FileOptions(NamedTuple):
-    """How files are read and written.
+class Work(NamedTuple):
+    """How images are upscaled.
 
     Attributes:
-        value_range: the values of black and white in files of more than 8 bits.
-        first_frame: leave all frames of an animation but the first out.
+        memory, halo: of `SRModel.upscale`. With a halo the error that it causes is measured and printed.
+        label: of the model, in comparisons.
     """
-    write: WriteOptions = DEFAULTS
-    value_range: tuple[float, float] | None = None
-    first_frame: bool = False
+    size: Size = Size()
+    files: FileOptions = FileOptions()
+    memory: int | None = None
+    halo: int | None = None
+    label: str = 'model'
 
 
-FILE_DEFAULTS = FileOptions()
+def upscale_files(model: SRModel, plan: Plan, work: Work) -> None:
+    """Does what was planned, with progress. Each image that cannot be upscaled is a line on stderr, and the others go on.
 
-
-class Size(NamedTuple):
-    """The size to upscale to: factors of height and width, or (`resolution`) exactly (height, width) in pixels."""
-    scale: tuple[float, float] = (4.0, 4.0)
-    resolution: tuple[int, int] | None = None
-
-    def of(self, job: Job, height: int, width: int) -> tuple[int, int]:
-        """(height, width) for an image of height × width. Raises UserError when that has more than MAX_PIXELS."""
-        size = self.resolution or (round(height * self.scale[0]), round(width * self.scale[1]))
-        if math.prod(size) > MAX_PIXELS:
-            option = '-resolution' if self.resolution else '-scale'
-            raise UserError(f'{option}: {job.file} would become {size[0]}x{size[1]}, more than {MAX_PIXELS:,} pixels')
-        return size
-
-
-def plan(source: Path, output: Path | None, options: WriteOptions = DEFAULTS) -> list[Job]:
-    """The jobs for one image, or for every image of a folder.
-
-    Args:
-        output: a file, or a folder; None for OUTPUT.
-    Raises: UserError when the source does not exist, or the output cannot be written or is an input.
+    Raises: UserError or RunError when there was such an image; WriteError when the disk is full.
     """
-    if file_status(source) is None:
-        raise UserError(f'{source}: no such image or folder')
-    if source.is_dir():
-        jobs = _plan_folder(source, output, options)
-    else:
-        check_file(source)
-        into = output is not None and file_status(output) and output.is_dir()
-        jobs = [Job(source, output / f'{source.stem}{_suffix(options)}' if into and output else output, source.stem,
-                    free=output is None or bool(into))]
-    if output is None:
-        check_folder(OUTPUT)
-        find_format(OUTPUT / f'a{_suffix(options)}', options)
-    inputs = {_identity(job.file): job.file for job in jobs}
-    for target in (job.target for job in jobs if job.target is not None):
-        find_format(target, options)
-        check_output(target, _suffixes(target, options))
-        if _identity(target) and (file := inputs.get(_identity(target))):
-            raise UserError(f'{target}: is the input {file} itself; give another name for the output')
-    return jobs
+    for note in plan.notes:
+        tqdm.write(note)
+    failed: list[Exception] = []
+
+    def skip(error: Exception) -> None:
+        failed.append(error)
+        tqdm.write(f'skipped: {printable(str(error))}', file=sys.stderr)
+    for error in plan.failed.values():
+        skip(error)
+    for job in tqdm(plan.jobs, 'upscaling', disable=None if len(plan.jobs) > 1 else True, leave=False):
+        try:
+            upscale_file(model, job, work)
+        except (UserError, RunError, WriteError) as error:
+            if plan.title is None or getattr(error, 'errno', None) in DISK_IS_FULL:
+                raise
+            skip(error)
+    if failed:
+        kind = UserError if all(isinstance(error, UserError) for error in failed) else RunError
+        raise kind(f'{plan.title}: {len(failed)} of {len(plan.failed) + len(plan.jobs)} images could not be upscaled, see '
+                   'above; the others are done')
 
 
-def _plan_folder(source: Path, output: Path | None, options: WriteOptions) -> list[Job]:
-    """The jobs for every image of a folder, under names that no two of them share."""
-    folder = output or OUTPUT
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f'{folder}: is a file, but the input is a folder; give the name of a folder for the output')
-    if folder.resolve() == source.resolve():
-        raise UserError(f'{folder}: is the input folder itself; give another one for the output')
-    files = list_images(source, INPUT_SUFFIXES)
-    return [Job(file, output / f'{name}{_suffix(options)}' if output else None, name, free=True)
-            for file, name in zip(files, distinct_stems(files))]
-
-
-def _suffix(options: WriteOptions, pages: bool = False) -> str:
-    """That of a file without a given name: PNG, and TIFF for several pages, unless the options name a format."""
-    return f'.{options.format.lower()}' if options.format else '.tif' if pages else '.png'
-
-
-def _suffixes(target: Path, options: WriteOptions) -> tuple[str, ...]:
-    """Those that a target may have: any, where the options name the format."""
-    return (target.suffix.lower(),) if options.format else tuple(sorted(OUTPUT_SUFFIXES))
-
-
-def _identity(file: Path) -> tuple[int, int] | None:
-    """Equal for two paths of one file, through links or another spelling; None for a link that leads nowhere."""
-    try:
-        status = file_status(file)
-    except UserError:
-        return None
-    return (status.st_dev, status.st_ino) if status else None
-
-
-def upscale_file(model: SRModel, job: Job, size: Size, memory: int | None = None, halo: int | None = None,
-                 options: FileOptions = FILE_DEFAULTS) -> None:
+def upscale_file(model: SRModel, job: Job, work: Work) -> None:
     """Upscales one image file, all its frames, and its transparency by bicubic; prints a line about it.
 
-    Args:
-        memory, halo: of `SRModel.upscale`. With a halo the error that it causes is measured and printed.
-    Raises: UserError when the file cannot be read, when it would become too large for its format or for MAX_PIXELS,
-        or smaller in height or width; RunError when the memory does not suffice.
+    Where an allocation fails, the image is tried again with half the memory, down to LEAST_MEMORY.
+
+    Raises: UserError when the file cannot be read or the model cannot make this size; RunError when the memory does not
+        suffice; WriteError when a file cannot be written.
     """
-    try:
-        _upscale_file(model, job, size, memory, halo, options)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise RunError(f'{job.file}: out of memory; give -memory a smaller size, or upscale it less') from error
+    given = default_memory(model.inp_sub.device)[0] if work.memory is None else work.memory
+    lowered = [given >> halvings for halvings in range(1, given.bit_length()) if given >> halvings >= LEAST_MEMORY]
+    for memory in (work.memory, *lowered):
+        try:
+            _upscale_file(model, job, work, memory)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            if memory != work.memory:
+                tqdm.write(f'{printable(job.file)}: an allocation failed; done with -memory {(memory or 0) >> 20}M')
+            return
+        release_unused()  # after the block, which holds the tensors of the failed attempt
+    raise RunError(f'{job.file}: out of memory' + (f', also with -memory {lowered[-1] >> 20}M' if lowered else '')
+                   + '; upscale it less, or give -memory a smaller size')
 
 
-def _upscale_file(model: SRModel, job: Job, size: Size, memory: int | None, halo: int | None, options: FileOptions) -> None:
+def _upscale_file(model: SRModel, job: Job, work: Work, memory: int | None) -> None:
     start = time.perf_counter()
-    header = read_header(job.file)
-    frames = 1 if options.first_frame else header.frames
-    new = size.of(job, header.height, header.width)
-    target = _target(job, new, options.write, header.pages and frames > 1)
-    form = check_target(target, *new, frames, options.write)
-    check_output(target, _suffixes(target, options.write))
-    if _identity(target) == _identity(job.file):
-        raise UserError(f'{target}: is the input itself; give another name for the output')
+    frames, values = job.header.frames, work.files.value_range
     if frames == 1:
-        frame = suited(read_image(job.file, options.value_range), form)
-        canvas = Canvas(target, *new, like=frame, options=options.write)
-        lr = _upscale(model, frame, canvas, memory, halo, job.name)
+        frame = suited(read_image(job.file, values), job.form)
+        canvas = Canvas(job.target, *job.size, like=frame, options=work.files.write)
+        lr = _upscale(model, job, frame, canvas, work.halo, memory, job.file.stem)
         canvas.save()
     else:
-        with Animation(target, frames=frames, plays=header.plays, options=options.write) as animation:
-            for number, frame in enumerate(read_frames(job.file, options.value_range), 1):
-                frame = suited(frame, form)
-                canvas = animation.canvas(*size.of(job, frame.height, frame.width), like=frame)
-                lr = _upscale(model, frame, canvas, memory, halo, f'{job.name}, frame {number} of {frames}')
+        with Animation(job.target, frames=frames, plays=job.header.plays, options=work.files.write) as animation:
+            for number, frame in enumerate(read_frames(job.file, values), 1):
+                frame = suited(frame, job.form)
+                canvas = animation.canvas(*work.size.of(job.file, frame.height, frame.width), like=frame)
+                lr = _upscale(model, job, frame, canvas, work.halo, memory, f'{job.file.stem}, frame {number} of {frames}')
                 animation.append(canvas)
+    if job.comparison:
+        write_comparison(job, work.label, values)
     seconds = time.perf_counter() - start
-    name = printable(job.file)
-    what = f'{new[0]}x{new[1]}, {frames} frames' if frames > 1 else f'{new[0]}x{new[1]}'
-    tqdm.write(f'{name} ({header.height}x{header.width}) -> {printable(target)} ({what}) in {seconds:.1f} s')
+    what = f'{job.size[0]}x{job.size[1]}, {frames} frames' if frames > 1 else f'{job.size[0]}x{job.size[1]}'
+    tqdm.write(f'{printable(job.file)} ({job.header.height}x{job.header.width}) -> {printable(job.target)} ({what}) in '
+               f'{seconds:.1f} s on {model.inp_sub.device}')
     for note in canvas.notes:
-        tqdm.write(f'{printable(target)}: {note}')
-    if halo is not None:
-        error = halo_error(model, lr, (canvas.height, canvas.width), halo, memory)
-        tqdm.write(f'{name}: what a halo of {halo} pixels changes is unknown: too little memory' if error is None else
-                   f'{name}: a halo of {halo} pixels changes the part in the middle by {255 * error:.3g} of 255 at most')
+        tqdm.write(f'{printable(job.target)}: {note}')
+    if work.halo is not None:
+        error = halo_error(model, lr, (canvas.height, canvas.width), work.halo, memory)
+        tqdm.write(f'{printable(job.file)}: ' + (
+            f'what a halo of {work.halo} pixels changes is unknown: too little memory' if error is None else
+            f'a halo of {work.halo} pixels changes the part in the middle by {255 * error:.3g} of 255 at most'))
 
 
-def _target(job: Job, size: tuple[int, int], options: WriteOptions, pages: bool) -> Path:
-    """The file to write."""
-    suffix = _suffix(options, pages)
-    if job.target is None:
-        return OUTPUT / f'{job.name}_{size[0]}x{size[1]}{suffix}'
-    return job.target.with_suffix(suffix) if job.free else job.target
-
-
-def _upscale(model: SRModel, frame: Frame, canvas: Canvas, memory: int | None, halo: int | None, title: str) -> np.ndarray:
+def _upscale(model: SRModel, job: Job, frame: Frame, canvas: Canvas, halo: int | None, memory: int | None,
+             title: str) -> np.ndarray:
     """Upscales a frame into its canvas, with a progress bar. Returns the LR image, (H, W, 3)."""
     lr, size = frame.rgb(), (canvas.height, canvas.width)
     with tqdm(total=math.prod(size), desc=printable(title), unit='pixel', unit_scale=True, disable=None, leave=False) as bar:
         def write(rows: slice, columns: slice, rgb: Tensor) -> None:
             canvas.put(rows, columns, rgb[0])
             bar.update(math.prod(rgb.shape[2:]))
-        model.upscale_parts(lr, size, write, memory, halo)
+        try:
+            model.upscale_parts(lr, size, write, memory, halo)
+        except (UserError, RunError) as error:
+            raise type(error)(f'{job.file}: {error}') from error
     return lr

@@ -61,9 +61,13 @@ def check_windows(model: SRModel, option: str) -> None:
         raise UserError(f'{option}: this model upscales by exactly {model.fixed_scale}; choose an arbitrary-scale -model')
 
 
-def read_for_screen(path: str | Path) -> np.ndarray:
-    """An image file as screens show it: (H, W, 3) uint8, sRGB, transparent parts white. Raises UserError as `read_image`."""
-    frame = suited(read_image(path), find_format('screen.bmp'))  # which carries no profile
+def read_for_screen(path: str | Path, value_range: tuple[float, float] | None = None) -> np.ndarray:
+    """An image file as screens show it: (H, W, 3) uint8, sRGB, transparent parts white.
+
+    Args:
+        value_range: of `read_image`, which also raises the same errors.
+    """
+    frame = suited(read_image(path, value_range), find_format('screen.bmp'))  # which carries no profile
     rgb = frame.rgb()
     if frame.alpha is None and rgb.dtype == np.uint8:
         return np.array(rgb)

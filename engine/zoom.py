@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from common.cli import Parser
 from common.ranges import Range, real_number, whole_number
-from engine.upscaling import OUTPUT
+from engine.jobs import OUTPUT
 from engine.windows import LATENT_MEMORY, Window, WindowedImage, check_windows, read_for_screen
 from imaging import check_file, read_header
 from imaging.films import check_film, write_film
@@ -99,7 +99,9 @@ def plan_zoom(options: argparse.Namespace) -> ZoomJob | None:
             if getattr(options, name) is not None:
                 raise UserError(f'-{name}: describes a zoom; give -zoom too, such as -zoom 1,30')
         return None
-    source = Path(options.input)
+    if len(options.input) > 1:
+        raise UserError('-input: a zoom is into one image; give one')
+    source = Path(options.input[0])
     check_file(source)
     height, width = read_header(source)[:2]
     first, last = _numbers('zoom', options.zoom, Range(1, MAX_MAGNIFICATION), 'two magnifications such as 1,30')

@@ -13,9 +13,10 @@ A new model is one file in `decoders/` with `@register('name')`, a new encoder o
 from common.registry import import_modules
 from models import decoders, encoders, layers  # noqa: F401  (layers register themselves)
 from models.checkpoint import load, make
+from models.flips import SelfEnsemble
 from models.registries import BIASES, ENCODERS, MLPS, MODELS, register
 
 for package in (encoders, decoders):
     import_modules(package.__name__, package.__path__)
 
-__all__ = ['BIASES', 'ENCODERS', 'MLPS', 'MODELS', 'load', 'make', 'register']
+__all__ = ['BIASES', 'ENCODERS', 'MLPS', 'MODELS', 'SelfEnsemble', 'load', 'make', 'register']

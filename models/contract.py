@@ -80,6 +80,8 @@ class SRModel(nn.Module):
         whole_grid: whether `upscale` must query its whole grid at once.
         has_windows: whether a window can be rendered alone; False where the queries of a grid depend on each other.
         may_idle: whether some parameters are unused at some scales.
+        precision: the type in which products of matrices and convolutions are computed by `upscale`, `encode_image` and
+            `render` (autocast); None: that of the weights.
         reimplementation: for a method without a released program, the source of this implementation, which tables show;
             None for others.
     """
@@ -89,6 +91,7 @@ class SRModel(nn.Module):
     whole_grid: bool = False
     has_windows: bool = True
     may_idle: bool = False
+    precision: torch.dtype | None = None
     reimplementation: str | None = None
 
     inp_sub: Tensor

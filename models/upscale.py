@@ -345,12 +345,14 @@ def queries_at_once(ask: Callable[[Tensor], Any], coord: Tensor, memory: int) ->
 
 @contextmanager
 def _inference(model: 'SRModel') -> Iterator[None]:
-    """Eval mode without gradients; afterwards the model is as before, batch-norm statistics included."""
+    """Eval mode without gradients, in the model's precision; afterwards the model is as before, batch-norm statistics
+    included."""
     training = list(filter(attrgetter('training'), model.modules()))
     for module in training:
         module.training = False
     try:
-        with torch.no_grad():
+        half = model.precision is not None
+        with torch.no_grad(), torch.autocast(model.inp_sub.device.type, model.precision, enabled=half):
             yield
     finally:
         for module in training:

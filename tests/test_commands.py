@@ -132,7 +132,7 @@ def test_demo_writes_exactly_this_size(place, option, size):
     source = place.pixels('a.png')
     done = place.demo(*BICUBIC, *option, '-output', 'new/b.png')
     assert (done.status, done.err) == (0, '')
-    assert done.out.startswith(f'a.png (11x14) -> new/b.png ({size[0]}x{size[1]}) in ')
+    assert done.out.splitlines()[-1].startswith(f'a.png (11x14) -> new/b.png ({size[0]}x{size[1]}) in ')
     assert place.pixels('new/b.png').dtype == np.uint8
     assert np.array_equal(place.pixels('new/b.png'), bicubic(source, *size))
     assert sorted(place.tree()) == ['a.png', 'new', 'new/b.png']
@@ -817,7 +817,7 @@ def test_checkpoint_beyond_the_size_limit(sets):
 def test_interrupt_is_130(place):
     def interrupt(*args):
         raise KeyboardInterrupt
-    place.monkeypatch.setattr(demo, 'upscale_file', interrupt)
+    place.monkeypatch.setattr(demo, 'upscale_files', interrupt)
     with place.untouched():
         done = place.demo(*BICUBIC)
     assert (done.status, done.err) == (130, 'interrupted\n')

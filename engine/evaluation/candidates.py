@@ -21,7 +21,7 @@ class Candidate(NamedTuple):
     Attributes:
         file: checkpoint, or name of a model without weights.
         name: of its folder of results.
-        weights: SHA-256 of the file.
+        weights: SHA-256 of the file, and whether flips and rotations are averaged.
         params: number of parameters.
         fixed_scale: the only factor that it upscales by, if so.
         reimplementation: what it was written from, where no program of its authors is known.
@@ -36,11 +36,18 @@ class Candidate(NamedTuple):
     macs: float | None
 
 
-def inspect(file: str, name: str, count_macs: bool) -> Candidate:
+def open_model(file: str, device: str | torch.device, ensemble: bool) -> SRModel:
+    """A model, or with `ensemble` the mean of its outputs over eight flips and rotations. Raises: UserError."""
+    model = models.load(file, device)
+    return models.SelfEnsemble(model) if ensemble else model
+
+
+def inspect(file: str, name: str, count_macs: bool, ensemble: bool = False) -> Candidate:
     """Opens a model to see what it is. Raises: UserError when it cannot be used."""
-    model = models.load(file, 'cpu')
+    model = open_model(file, 'cpu', ensemble)
     path = find(file)
     weights = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else file
+    weights += ' ensemble' if ensemble else ''
     return Candidate(file, name, weights, count_parameters(model), model.fixed_scale, model.reimplementation,
                      macs_per_megapixel(model) if count_macs else None)
 

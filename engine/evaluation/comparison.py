@@ -6,10 +6,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import models
 from common.scales import AnyScale, scale_text
 from datasets.evaluation import Evaluation
-from engine.evaluation.candidates import Candidate, inspect, model_names
+from engine.evaluation.candidates import Candidate, inspect, model_names, open_model
 from engine.evaluation.digest import code_digest
 from engine.evaluation.evaluate import evaluate_scale
 from engine.evaluation.measurement import Measurement
@@ -34,15 +33,18 @@ class Comparison:
         fresh: ignore what is kept.
         reuse: accept what is kept also where other code has made it.
         count_macs: count the multiply-adds of each model.
+        ensemble: average eight flips and rotations; names of models end in '+' then.
         code: digest of the code that measures; None to compute it.
     Raises: UserError where something is missing that the suite does not show as absent.
     """
 
     def __init__(self, suite: Suite, device: torch.device, metrics: list[Metric], *, name: str | None = None,
                  root: Path = Path('test'), save_images: bool = False, memory: int | None = None, kernels: bool = True,
-                 fresh: bool = False, reuse: bool = False, count_macs: bool = False, code: str | None = None):
+                 fresh: bool = False, reuse: bool = False, count_macs: bool = False, ensemble: bool = False,
+                 code: str | None = None):
         self.suite, self.device, self.metrics, self.code = suite, device, metrics, code or code_digest()
         self.root, self.save_images, self.memory, self.kernels = root, save_images, memory, kernels
+        self.ensemble = ensemble
         self.absent: dict[str, str] = {}                      # by file: why it cannot be used
         self.failed: dict[tuple[str, str, AnyScale], str] = {}   # by file, set and scale: why it was not measured
         self.results: dict[str, Results] = {}                 # by file
@@ -50,7 +52,7 @@ class Comparison:
         names = model_names(list(dict.fromkeys(file for method in suite.methods for file in method.files.values())))
         for file, file_name in names.items():
             try:
-                candidate = inspect(file, name or file_name, count_macs)
+                candidate = inspect(file, name or file_name + '+' * ensemble, count_macs, ensemble)
             except UserError as error:
                 if suite.models_required:
                     raise
@@ -87,7 +89,7 @@ class Comparison:
                 bar.set_description(f'{self.candidates[file].name} {set_name} ×{scale_text(scale)}')
                 try:
                     if opened is None or opened[0] != file:
-                        opened = file, models.load(file, self.device).use_kernels(self.kernels)
+                        opened = file, open_model(file, self.device, self.ensemble).use_kernels(self.kernels)
                     self.results[file].add(self._measure_scale(opened[1], file, dataset, scale, bar.update))
                 except UserError as error:
                     if not self.suite.tolerant:
