@@ -10,7 +10,9 @@ SMALLEST, SHARE = 12, 24  # of a letter: pixels, and one part in so many of the 
 
 
 def write_comparison(job: Job, label: str, value_range: tuple[float, float] | None) -> None:
-    """Writes the comparison of a job whose target is written, from both files as screens show them; of animations the first frame.
+    """Writes the comparison of a job whose target is written, from both files as screens show them.
+
+    Of animations it shows the first frame.
 
     Args:
         label: the name of the model.
