@@ -15,6 +15,7 @@ import models
 from common.cli import Parser, choose_device, choose_precision, run
 from common.ranges import whole_number
 from engine.files import add_file_options, chosen_files
+from engine.films import plan_film, upscale_film
 from engine.info import add_info_option, print_info
 from engine.jobs import add_job_options, chosen_jobs, plan
 from engine.sizes import MAX_SIDE, add_size_options, chosen_size
@@ -33,6 +34,8 @@ def main() -> None:
     if zoom := plan_zoom(options):
         return write_zoom(load_model(options), zoom)
     size, files = chosen_size(options), chosen_files(options)
+    if film := plan_film(chosen_jobs(options), size, files):
+        return upscale_film(load_model(options), film, options.memory, options.halo)
     jobs = plan(chosen_jobs(options), size, files)
     work = Work(size, files, options.memory, options.halo, label=Path(options.model).stem)
     return upscale_files(load_model(options), jobs, work)

@@ -1,21 +1,26 @@
 """Writing frames one by one, as GIF, WebP or mp4, so that no more than one of them is in memory.
 
-GIF and WebP are written by Pillow; mp4 (H.264) by imageio with PyAV, which are an extra: `pip install imageio av`.
+GIF and WebP are written by Pillow; mp4 by `imaging/film_writing.py`.
 """
-import importlib.util
 import itertools
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from PIL import GifImagePlugin, Image
 
+from imaging.film_formats import Colours, Shape, check_film_target, usual_matrix
+from imaging.film_reading import FilmFrame
+from imaging.film_writing import FilmWriter
 from imaging.formats import check_size
+from imaging.frame import Frame
 from utils import UserError, atomic_path, check_output
 
 FILM_SUFFIXES = ('.gif', '.mp4', '.webp')
 _GIF_FPS = 50      # viewers show frames of less than 20 ms for longer
 _WEBP_QUALITY = 90
+_RATE_PARTS = 1000  # a rate is a fraction of at most this denominator
 
 
 def check_film(path: Path, height: int, width: int, fps: float) -> None:
@@ -25,16 +30,16 @@ def check_film(path: Path, height: int, width: int, fps: float) -> None:
     suffix = path.suffix.lower()
     if suffix == '.gif' and fps > _GIF_FPS:
         raise UserError(f'{path}: a GIF shows at most {_GIF_FPS} frames a second, not {fps:g}; write a .webp')
-    if suffix == '.mp4' and (height % 2 or width % 2):
-        raise UserError(f'{path}: an mp4 has an even height and width, not {height}x{width}')
-    if suffix == '.mp4' and not all(map(importlib.util.find_spec, ('imageio', 'av'))):
-        raise UserError(f'{path}: mp4 needs two more packages: pip install imageio av')
+    if suffix == '.mp4':
+        check_film_target(path, height, width)
 
 
 def write_film(path: Path, frames: Iterator[np.ndarray], count: int, fps: float) -> None:
     """Writes `count` frames, (H, W, 3) uint8 of one size, atomically; GIF and WebP repeat for ever."""
+    if path.suffix.lower() == '.mp4':
+        return _write_mp4(path, frames, count, fps)
     with atomic_path(path) as temporary:
-        {'.gif': _write_gif, '.webp': _write_webp, '.mp4': _write_mp4}[path.suffix.lower()](temporary, frames, count, fps)
+        {'.gif': _write_gif, '.webp': _write_webp}[path.suffix.lower()](temporary, frames, count, fps)
 
 
 def _durations(count: int, fps: float, unit: int) -> list[int]:
@@ -67,8 +72,11 @@ def _write_webp(path: Path, frames: Iterator[np.ndarray], count: int, fps: float
 
 
 def _write_mp4(path: Path, frames: Iterator[np.ndarray], count: int, fps: float) -> None:
-    import imageio.v3 as iio  # an extra
-    with iio.imopen(path, 'w', plugin='pyav') as film:
-        film.init_video_stream('libx264', fps=fps, pixel_format='yuv420p')
-        for frame in itertools.islice(frames, count):
-            film.write_frame(frame)
+    rate, first = Fraction(fps).limit_denominator(_RATE_PARTS), next(frames)
+    height, width = first.shape[:2]
+    shape = Shape(height, width, time_base=1 / rate, rate=rate, colours=Colours(usual_matrix(height)))
+    with FilmWriter(path, shape) as film:
+        film.write(FilmFrame(Frame(pixels=first), 0, 1))
+        del first
+        for number, frame in enumerate(itertools.islice(frames, count - 1), 1):
+            film.write(FilmFrame(Frame(pixels=frame), number, 1))
