@@ -13,13 +13,14 @@ from imaging.formats import MAX_PIXELS
 from imaging.frame import Frame
 from imaging.libraries import library
 from imaging.reading import check_file
-from utils import UserError, is_out_of_memory, one_line
+from utils import UserError, one_line
 
 if TYPE_CHECKING:
     import av
 
 # FFmpeg finds the format by the content, whatever the suffix: a playlist, say, would open other files and addresses
-_OPTIONS = {'format_whitelist': 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi', 'protocol_whitelist': 'none'}
+_OPTIONS = {'format_whitelist': 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi', 'protocol_whitelist': 'none',
+            'err_detect': 'explode'}
 _ALPHA_DECODERS = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}  # FFmpeg's own ones drop transparency
 _UNSAID = (0, 2, 3)  # numbers of matrices: RGB, not said, reserved
 _FULL_RANGE, _FULL_FORMATS = 2, ('yuvj', 'gray')  # formats of the full range, where nothing is said
@@ -170,8 +171,8 @@ class Film:
                     next_time = frame.pts + (frame.duration or 1)
                     yield frame
         seconds = self._seconds()
-        if number < self._stream.frames or (number and seconds and end < seconds - _TOLERANCE):
-            raise UserError(f'{self.path}: is cut short after {number} frames ({end:.2f} of {seconds or 0:.2f} s)')
+        if number and seconds and end < seconds - _TOLERANCE:
+            raise UserError(f'{self.path}: is cut short, after {end:.2f} of {seconds:.2f} s; get a whole copy')
 
     def _seconds(self) -> float | None:
         """When the film ends, as its file says."""
@@ -206,7 +207,5 @@ class Film:
         try:
             yield
         except (self._av.FFmpegError, OSError) as error:
-            if is_out_of_memory(error):
-                raise
             raise UserError(f'{self.path}: {what} ({error.strerror or one_line(error)})') from error
 
