@@ -14,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from engine.files import FileOptions
+from engine.jobs import OUTPUT, JobOptions
 from engine.pipeline import ahead, behind
-from engine.upscaling import OUTPUT, FileOptions, Job, Size
+from engine.sizes import Size
 from imaging import Frame
 from imaging.film_formats import FILM_FORMATS, INPUT_FILM_SUFFIXES, OUTPUT_FILM_SUFFIXES, Shape, check_film_target
 from imaging.film_reading import Film, FilmFrame, FilmHeader
@@ -33,7 +35,9 @@ class FilmJob(NamedTuple):
 
     Attributes:
         shape: of the new frames.
+        background: RGB of 0 to 255, under transparent pixels where the new film has no transparency.
         notes: lines for the user.
+        finished: whether there is nothing to do.
     """
     source: Path
     target: Path
@@ -42,47 +46,65 @@ class FilmJob(NamedTuple):
     quality: int
     background: tuple[int, int, int]
     notes: list[str]
+    finished: bool = False
 
 
-def plan_film(source: Path, output: Path | None, size: Size, files: FileOptions) -> FilmJob | None:
-    """The work on a film; None when the input is none, by its suffix.
+def plan_film(options: JobOptions, size: Size, files: FileOptions) -> FilmJob | None:
+    """The work on a film; None when no input is one, by its suffix. Writes nothing.
 
-    Raises: UserError when the film cannot be read, or the new one cannot be written.
+    Raises: UserError when the film cannot be read, or the new one cannot be written; for several inputs.
     """
-    if source.suffix.lower() not in INPUT_FILM_SUFFIXES or source.is_dir():
+    films = [path for path in map(Path, options.words) if path.suffix.lower() in INPUT_FILM_SUFFIXES and not path.is_dir()]
+    if not films:
         return None
-    _check_options(files)
+    if len(options.words) > 1:
+        raise UserError(f'-input: {films[0]} is a film; give it alone, because films are upscaled one at a time')
+    source, write = films[0], files.write
+    _check_options(options, files)
     with Film(source) as film:
         header = film.read_header()
     old, notes = header.shape, []
-    height, width = size.of(Job(source, None, source.stem), old.height, old.width)
-    target = _target(source, output, files.write.format, (height, width))
+    height, width = size.of(source, old.height, old.width)
+    form = FILM_FORMATS.get(_target(source, options.output, write.format, (height, width)).suffix.lower())
+    if form and form.codec.even and size.option != 'resolution' and (height % 2 or width % 2):
+        notes.append(f'frames are {height + height % 2}x{width + width % 2} instead of {height}x{width}, because '
+                     f'{form.codec.title} has even sides')
+        height, width = height + height % 2, width + width % 2
+    target = _target(source, options.output, write.format, (height, width))
     check_output(target, OUTPUT_FILM_SUFFIXES)
-    if FILM_FORMATS[target.suffix.lower()].codec.even and size.resolution is None and (height % 2 or width % 2):
-        even = height + height % 2, width + width % 2
-        notes.append(f'frames are {even[0]}x{even[1]} instead of {height}x{width}, because their sides must be even')
-        height, width = even
-        if output is None:
-            target = _target(source, output, files.write.format, even)
-    if height < old.height or width < old.width:
-        raise UserError(f'{source} ({old.height}x{old.width}) would become {height}x{width}, which is smaller; films are '
-                        'upscaled only')
     check_film_target(target, height, width)
-    if _is_same(source, target):
+    if file_status(target) and source.samefile(target):
         raise UserError(f'{target}: is the input itself; give another name for the output')
     codec = FILM_FORMATS[target.suffix.lower()].codec
     if old.alpha and not codec.alpha:
-        colour = ','.join(map(str, files.write.background))
-        notes.append(f'{codec.title} holds no transparency: transparent pixels are blended onto {colour}')
+        notes.append(f'{codec.title} holds no transparency: transparent pixels are blended onto '
+                     f'{",".join(map(str, write.background))}')
     if header.interlaced:
         notes.append('the film is interlaced; its frames are upscaled as they are, both half images together')
-    bits = 8 if old.alpha else files.write.bits or old.bits
-    shape = old._replace(height=height, width=width, alpha=old.alpha and codec.alpha, bits=bits)
-    return FilmJob(source, target, header, shape, files.write.quality, files.write.background, notes)
+    if size.changes_ratio(old.height, old.width):
+        notes.append(f'-resolution changes the ratio of the sides, {old.height}x{old.width} to {height}x{width}')
+    shape = old._replace(height=height, width=width, alpha=old.alpha and codec.alpha,
+                         bits=8 if old.alpha else write.bits or old.bits)
+    finished = options.resume and _is_finished(source, target, (height, width))
+    return FilmJob(source, target, header, shape, write.quality, write.background, notes, finished)
 
 
-def _check_options(files: FileOptions) -> None:
+def _is_finished(source: Path, target: Path, size: tuple[int, int]) -> bool:
+    """Whether the new film is there, made after the old one, and of its size. Films are written whole or not at all."""
+    old, new = file_status(source), file_status(target)
+    if old is None or new is None or new.st_mtime_ns < old.st_mtime_ns or new.st_ctime_ns < old.st_ctime_ns:
+        return False
+    try:
+        with Film(target) as film:
+            return film.read_header().shape[:2] == size
+    except UserError:
+        return False
+
+
+def _check_options(options: JobOptions, files: FileOptions) -> None:
     """Raises UserError for options that mean images."""
+    if options.compare:
+        raise UserError('-compare: is for images; leave it out')
     if files.value_range:
         raise UserError('-range: is for images; a film says itself what its values mean')
     if files.first_frame:
@@ -106,12 +128,6 @@ def _target(source: Path, output: Path | None, form: str | None, size: tuple[int
     return OUTPUT / f'{source.stem}_{size[0]}x{size[1]}{suffix}'
 
 
-def _is_same(source: Path, target: Path) -> bool:
-    """Whether two paths name one file, through links or another spelling."""
-    status = file_status(target)
-    return status is not None and source.samefile(target)
-
-
 def upscale_film(model: SRModel, job: FilmJob, memory: int | None = None, halo: int | None = None) -> None:
     """Upscales every frame of a film, and its transparency by bicubic; prints a line about it.
 
@@ -120,6 +136,8 @@ def upscale_film(model: SRModel, job: FilmJob, memory: int | None = None, halo: 
     Raises: UserError when the film is damaged, or the model cannot make this size; RunError when the memory does not
         suffice; WriteError when the file cannot be written. No file is left then.
     """
+    if job.finished:
+        return tqdm.write(f'{printable(job.target)}: is finished already')
     try:
         _upscale_film(model, job, memory, halo)
     except (MemoryError, RuntimeError) as error:
@@ -147,7 +165,7 @@ def _upscale_film(model: SRModel, job: FilmJob, memory: int | None, halo: int | 
         behind(writer.write, upscaled())
     name, target, (height, width) = printable(job.source), printable(job.target), job.shape[:2]
     tqdm.write(f'{name} ({old.height}x{old.width}) -> {target} ({height}x{width}, {count} frames) in '
-               f'{time.perf_counter() - start:.1f} s')
+               f'{time.perf_counter() - start:.1f} s on {model.inp_sub.device}')
     for note in job.notes + writer.notes:
         tqdm.write(f'{target}: {note}')
     if halo is not None and last is not None:

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from helpers import call, message
+from lab import slow_except
 from PIL import Image
 
 import demo
 import models
+from engine.files import FileOptions
 from engine.films import plan_film, upscale_film
-from engine.upscaling import FileOptions, Size
+from engine.jobs import JobOptions
+from engine.sizes import Size
 from imaging import WriteOptions
 from imaging.film_colours import from_frame, to_frame
 from imaging.film_formats import Colours, check_film_target
@@ -66,7 +69,7 @@ def make_film(path: Path, *, codec='libx264', form='yuv420p', sound: str | None 
 
 def upscale(source: Path, target: Path, scale: float = 2, **options) -> Path:
     """By bicubic."""
-    job = plan_film(source, target, Size((scale, scale)), FileOptions(WriteOptions(**options)))
+    job = plan_film(JobOptions([str(source)], target), Size('scale', (scale, scale)), FileOptions(WriteOptions(**options)))
     upscale_film(models.load('bicubic', 'cpu'), job)
     return target
 
@@ -96,7 +99,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 # frames and time
 
-@pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.mov', pytest.param('.webm', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('suffix', slow_except(['.mp4'], ['.mp4', '.mkv', '.mov', '.webm']))
 def test_each_frame_is_upscaled_at_its_time(tmp_path, suffix):
     """Compared with Pillow on the frames one by one. Times of Matroska are whole milliseconds, and begin with the sound."""
     source = make_film(tmp_path / 'a.mp4')
@@ -112,6 +115,7 @@ def test_each_frame_is_upscaled_at_its_time(tmp_path, suffix):
         assert film.streams.video[0].codec_context.name == ('vp9' if suffix == '.webm' else 'h264')
 
 
+@pytest.mark.slow
 def test_uneven_time_stamps_stay(tmp_path):
     source = make_film(tmp_path / 'a.mkv', times=TIMES, unit=Fraction(1, 1000), sound=None)
     target = upscale(source, tmp_path / 'b.mp4')
@@ -134,12 +138,14 @@ def turned(path: Path, turn) -> Path:
     return path
 
 
-@pytest.mark.parametrize('turn, upright', [(90, lambda x: np.rot90(x, -1)), (180, lambda x: x[::-1, ::-1]),
-                                           (270, np.rot90), ('mirrored', lambda x: x[:, ::-1])])
-def test_frames_become_upright(tmp_path, turn, upright):
+UPRIGHT = {90: lambda x: np.rot90(x, -1), 180: lambda x: x[::-1, ::-1], 270: np.rot90, 'mirrored': lambda x: x[:, ::-1]}
+
+
+@pytest.mark.parametrize('turn', slow_except([90], UPRIGHT))
+def test_frames_become_upright(tmp_path, turn):
     """As a player shows them: a matrix of 90° turns them clockwise. The pixel aspect turns with them."""
     source = make_film(tmp_path / 'a.mp4', sound=None, times=range(2), sample_aspect_ratio=Fraction(4, 3))
-    expected = [upright(frame) for frame in rgb_of(source)]
+    expected = [UPRIGHT[turn](frame) for frame in rgb_of(source)]
     target = upscale(turned(source, turn), tmp_path / 'b.mp4', 1)
     found = rgb_of(target)
     assert found[0].shape == expected[0].shape and min(map(psnr, found, expected)) > 34
@@ -152,6 +158,7 @@ def test_a_film_at_an_angle_is_refused(tmp_path):
     assert 'at an angle' in message(upscale, source, tmp_path / 'b.mp4')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('suffix, size', [('.mp4', (48, 72)), ('.webm', (47, 71))])
 def test_odd_sides(tmp_path, capsys, suffix, size):
     """31×47 at ×1.5 is 46.5×70.5, rounded to 46×70; at ×1.52 47.12×71.44: H.264 gets one row and column more."""
@@ -163,14 +170,15 @@ def test_odd_sides(tmp_path, capsys, suffix, size):
 
 # sound
 
-@pytest.mark.parametrize('sound, source, target', [
+@pytest.mark.parametrize('sound, source, target', slow_except([('aac', 'a.mp4', 'b.mkv')], [
     ('aac', 'a.mp4', 'b.mkv'), ('aac', 'a.mkv', 'b.mov'), ('flac', 'a.mkv', 'b.mp4'), ('libopus', 'a.mkv', 'b.webm'),
-    ('pcm_s16le', 'a.mov', 'b.mkv')])
+    ('pcm_s16le', 'a.mov', 'b.mkv')]))
 def test_sound_is_copied(tmp_path, sound, source, target):
     file = make_film(tmp_path / source, sound=sound, times=range(4))
     assert packets_of(upscale(file, tmp_path / target, 1)) == packets_of(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sound, source', [('aac', 'a.mp4'), ('pcm_s16le', 'a.mov')])
 def test_sound_that_the_format_does_not_hold_is_compressed_anew(tmp_path, capsys, sound, source):
     """A sine of 440 Hz and half the amplitude stays one, as long as before."""
@@ -206,7 +214,8 @@ def test_colours_are_converted_by_the_formulas(matrix, red, blue, bits, full):
         assert back.dtype == kind and np.abs(back / (full_scale / 255) - (r, g, b)).max() < 2.1 / unit
 
 
-@pytest.mark.parametrize('tags, bits', [((1, 1, 1, 1), 8), ((1, 1, 1, 2), 8), ((9, 9, 16, 1), 10), ((5, 5, 6, 1), 8)])
+@pytest.mark.parametrize('tags, bits', slow_except([((9, 9, 16, 1), 10)], [
+    ((1, 1, 1, 1), 8), ((1, 1, 1, 2), 8), ((9, 9, 16, 1), 10), ((5, 5, 6, 1), 8)]))
 def test_what_a_film_says_of_its_colours_stays(tmp_path, tags, bits):
     names = ('colorspace', 'color_primaries', 'color_trc', 'color_range')
     form = 'yuv420p' if bits == 8 else 'yuv420p10le'
@@ -222,6 +231,7 @@ def test_what_a_film_says_of_its_colours_stays(tmp_path, tags, bits):
     assert abs((a - b).mean()) < 0.6 * 2 ** (bits - 8)
 
 
+@pytest.mark.slow
 def test_a_film_that_says_nothing_gets_what_players_take_it_for(tmp_path):
     """BT.601 below 720 rows; said aloud in the new film, which may have more."""
     source = make_film(tmp_path / 'a.mp4', sound=None, times=range(1))
@@ -236,6 +246,7 @@ def disc() -> tuple[np.ndarray, np.ndarray]:
     return np.where(inside[..., None], (255, 0, 0, 255), (0, 255, 0, 0)).astype(np.uint8), inside
 
 
+@pytest.mark.slow
 def test_transparency_of_vp9_stays(tmp_path):
     pixels, inside = disc()
     source = make_film(tmp_path / 'a.webm', codec='libvpx-vp9', form='yuva420p', sound=None, frames=[pixels] * 3)
@@ -248,6 +259,7 @@ def test_transparency_of_vp9_stays(tmp_path):
     assert np.abs(frames[0].alpha.astype(int) - 255 * inside).mean() < 5
 
 
+@pytest.mark.slow
 def test_transparency_is_blended_where_the_format_has_none(tmp_path, capsys):
     source = make_film(tmp_path / 'a.webm', codec='libvpx-vp9', form='yuva420p', sound=None, frames=[disc()[0]] * 2)
     found = rgb_of(upscale(source, tmp_path / 'b.mp4', 1, background=(0, 0, 255)))[0]
@@ -255,6 +267,7 @@ def test_transparency_is_blended_where_the_format_has_none(tmp_path, capsys):
     assert np.abs(found[:4] - (0, 0, 255)).max() < 16 and np.abs(found[14:18, 22:26] - (255, 0, 0)).max() < 16
 
 
+@pytest.mark.slow
 def test_more_bits_than_the_format_holds_are_said(tmp_path, capsys):
     source = make_film(tmp_path / 'a.mp4', form='yuv420p10le', sound=None, times=range(2))
     assert frames_of(upscale(source, tmp_path / 'b.mp4', 1, bits=8))[0].format.name == 'yuv420p'
@@ -295,8 +308,8 @@ def sound_alone(path: Path) -> None:
     ('list.mp4', lambda path: path.write_text('#EXTM3U\n#EXTINF:9,\nother.mp4\n#EXT-X-ENDLIST\n'), 'cannot be read as'),
     ('files.mkv', lambda path: path.write_text("ffconcat version 1.0\nfile 'other.mp4'\n"), 'cannot be read as a film'),
     ('sound.mp4', sound_alone, 'holds no film, only audio'),
-    ('cut.webm', cut, 'is cut short, after 0.'),
-    ('damaged.mp4', damaged, 'damaged'),
+    pytest.param('cut.webm', cut, 'is cut short, after 0.', marks=pytest.mark.slow),
+    pytest.param('damaged.mp4', damaged, 'damaged', marks=pytest.mark.slow),
     ('short.mp4', lambda path: path.write_bytes(make_film(path).read_bytes()[:3000]), 'cannot be read as a film'),
     ('fifo.mp4', os.mkfifo, 'is a FIFO'),
 ])
@@ -310,17 +323,21 @@ def test_films_that_cannot_be_read(tmp_path, monkeypatch, capsys, name, make, pa
     assert {file.name for file in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize('words, parts', [
+OPTIONS = [
     ('-output b.png', "has suffix '.png', expected .mp4 or .mkv or .mov or .webm"),
     ('-output a.mp4', 'a.mp4: is the input itself'),
     ('-output b.mp4 -resolution 63,95', 'H.264 has an even height and width, not 63x95'),
     ('-output b.mp4 -resolution 16386,48', '16386x48 is too large for H.264, which has at most 16,384 pixels at a side'),
     ('-output b.webm -resolution 65537,48', '65537x48 is too large for VP9, which has at most 65,536'),
     ('-output b.mp4 -resolution 16,24', 'smaller'),
+    ('-output b.mp4 -compare', '-compare: is for images'),
     ('-format png', '-format png: no format of a film'),
     ('-bits 16', '-bits 16: films have 8 or 10 bits'),
     ('-range 0,1', '-range: is for images'), ('-first-frame', '-first-frame: is for images'),
-])
+]
+
+
+@pytest.mark.parametrize('words, parts', slow_except(OPTIONS[:3], OPTIONS))
 def test_wrong_options(tmp_path, monkeypatch, capsys, words, parts):
     monkeypatch.chdir(tmp_path)
     make_film(tmp_path / 'a.mp4', sound=None, times=range(1))
@@ -359,6 +376,7 @@ def test_without_pyav_a_line_names_it(tmp_path, monkeypatch, capsys):
 
 # the command, and what an interrupt leaves
 
+@pytest.mark.slow
 @pytest.mark.parametrize('words, name', [
     ('', 'output/a_64x96.mp4'), ('-format webm', 'output/a_64x96.webm'), ('-output .', 'a.mkv')])
 def test_names_without_an_output(tmp_path, monkeypatch, capsys, words, name):
@@ -367,11 +385,32 @@ def test_names_without_an_output(tmp_path, monkeypatch, capsys, words, name):
     source = make_film(tmp_path / f'in/a{".mkv" if "." in words else ".mp4"}', sound=None, times=range(2))
     done = call(demo.main, ('-model', 'bicubic', '-scale', 2, '-input', source, *words.split()), capsys, monkeypatch)
     assert (done.status, done.err) == (0, '')
-    assert re.fullmatch(rf'\S+ \(32x48\) -> {name} \(64x96, 2 frames\) in \S+ s\n', done.out)
+    assert re.fullmatch(rf'\S+ \(32x48\) -> {name} \(64x96, 2 frames\) in \S+ s on cpu\n', done.out)
     assert len(frames_of(tmp_path / name)) == 2
 
 
-@pytest.mark.parametrize('error', [KeyboardInterrupt, MemoryError])
+@pytest.mark.slow
+def test_a_finished_film_is_left_alone_by_resume(tmp_path, monkeypatch, capsys):
+    """And made again when it has another size, or is older than the input."""
+    monkeypatch.chdir(tmp_path)
+    make_film(tmp_path / 'a.mp4', sound=None, times=range(1))
+    lines = []
+    for scale in (2, 2, 1, 1, 1):
+        if len(lines) == 4:
+            os.utime('b.mp4', (0, 0))
+        words = ('-model', 'bicubic', '-input', 'a.mp4', '-output', 'b.mp4', '-resume', '-scale', scale)
+        lines.append(call(demo.main, words, capsys, monkeypatch).out)
+    assert [line == 'b.mp4: is finished already\n' for line in lines] == [False, True, False, True, False]
+
+
+def test_a_film_comes_alone(tmp_path):
+    source = make_film(tmp_path / 'a.mp4', sound=None, times=range(1))
+    options = JobOptions([str(source), 'b.png'])
+    assert 'a.mp4 is a film; give it alone' in message(plan_film, options, Size(), FileOptions())
+    assert plan_film(JobOptions(['b.png', str(tmp_path)]), Size(), FileOptions()) is None
+
+
+@pytest.mark.parametrize('error', slow_except([KeyboardInterrupt], [KeyboardInterrupt, MemoryError]))
 def test_an_error_amid_the_work_leaves_the_old_file(tmp_path, monkeypatch, error):
     source, target = make_film(tmp_path / 'a.mp4'), tmp_path / 'b.mp4'
     target.write_bytes(b'old')
@@ -383,7 +422,7 @@ def test_an_error_amid_the_work_leaves_the_old_file(tmp_path, monkeypatch, error
             raise error
         return type(model).upscale_parts(model, *arguments)
     monkeypatch.setattr(model, 'upscale_parts', fail)
-    job = plan_film(source, target, Size((2, 2)), FileOptions())
+    job = plan_film(JobOptions([str(source)], target), Size('scale', (2, 2)), FileOptions())
     with pytest.raises(error if error is KeyboardInterrupt else RuntimeError):
         upscale_film(model, job)
     assert sorted(file.name for file in tmp_path.iterdir()) == ['a.mp4', 'b.mp4'] and target.read_bytes() == b'old'
@@ -410,6 +449,7 @@ def test_a_killed_command_leaves_no_film(tmp_path, number):
     assert len(frames_of(tmp_path / 'b.mp4')) == 100
 
 
+@pytest.mark.slow
 def test_few_frames_are_in_memory(tmp_path, monkeypatch):
     """Those between the threads, whatever the length of the film."""
     alive, most = [], []
