@@ -9,6 +9,7 @@ if __name__ == '__main__':  # first, for signals amid the other imports
     guard()
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,10 +63,10 @@ def main() -> None:
 
 
 def cell(case: Case) -> str:
-    """The entry of the table: MiB, bold where they exceed the budget; or that the model refused."""
+    """The entry of the table: MiB, bold where they exceed the budget; of a model that refused, what it asks for."""
     answer = in_own_process(case)
     if isinstance(answer, str):
-        return f'refused: {answer}'
+        return re.sub(r'.*allow at least (\d+) MiB.*', r'needs \1', answer)
     text = f'{answer / 2 ** 20:.0f}'
     return f'**{text}**' if answer > TOLERANCE * case.memory else text
 
