@@ -47,19 +47,26 @@ UPSCALING = [command for command in chosen('demo.py') if command not in LOOKING]
 
 @pytest.mark.parametrize('command', slow_except(UPSCALING[:2], UPSCALING))
 def test_demo(tmp_path, command):
-    """Each writes an image of the size it names; bicubic in the place of the weights, for speed."""
+    """Each writes what it names; bicubic in the place of the weights, for speed."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
-    (tmp_path / 'folder').mkdir()
-    for path in ('photo.jpg', 'folder/a.png'):
+    for folder in ('folder', 'more'):
+        (tmp_path / folder).mkdir()
+    for path in ('photo.jpg', 'folder/a.png', 'more/b.tif'):
         image.save(tmp_path / path)
     before = set(tmp_path.rglob('*.png'))
     done = call([*arguments(command), '-model', 'bicubic'], tmp_path)
     assert (done.returncode, done.stderr) == (0, '')
-    written, = set(tmp_path.rglob('*.png')) - before
-    sizes = {'-scale 3.5': (70, 84), '-scale 2,3.5': (40, 84), '-resolution 1080,1920': (1080, 1920), '-scale 4': (80, 96)}
-    expected, = (size for option, size in sizes.items() if f'{option} ' in f'{command} ')
-    with Image.open(written) as image:
-        assert image.size[::-1] == expected
+    written = {}
+    for path in set(tmp_path.rglob('*.png')) - before:
+        with Image.open(path) as image:
+            written[str(path.relative_to(tmp_path))] = image.size[::-1]
+    results = {
+        '-scale 3.5': {'photo_x3.5.png': (70, 84)}, '-scale 2,3.5': {'output/photo_40x84.png': (40, 84)},
+        '-longest 1920': {'output/photo_1600x1920.png': (1600, 1920),
+                          'output/photo_1600x1920_compare.png': (1600 + 2 * (1600 // 24), 2 * 1920 + 8)},
+        '-recursive': {'upscaled/folder/a.png': (80, 96), 'upscaled/b.png': (80, 96)}, '-info': {}}
+    expected, = (result for option, result in results.items() if f'{option} ' in f'{command} ')
+    assert written == expected
 
 
 @pytest.mark.slow
