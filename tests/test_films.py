@@ -190,6 +190,33 @@ def test_sound_that_the_format_does_not_hold_is_compressed_anew(tmp_path, capsys
     assert abs(spectrum.argmax() * SOUND / 12000 - 440) <= 4 and abs(found[2000:14000].std() - 0.5 / np.sqrt(2)) < 0.02
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('suffix, kept', [('.mkv', True), ('.mp4', False)])
+def test_subtitles_chapters_and_titles_go_along(tmp_path, capsys, suffix, kept):
+    """Subtitles as SubRip, which Matroska holds and mp4 does not."""
+    source, unit = tmp_path / 'a.mkv', Fraction(1, 1000)
+    (tmp_path / 'a.srt').write_text('1\n00:00:00,000 --> 00:00:00,100\nHello\n')
+    with av.open(source, 'w') as film, av.open(tmp_path / 'a.srt') as words:
+        film.metadata['title'] = 'A title'
+        film.set_chapters([{'id': 1, 'start': 0, 'end': 80, 'time_base': unit, 'metadata': {'title': 'First'}}])
+        stream, track = film.add_stream('libx264', rate=RATE), film.add_stream_from_template(words.streams.subtitles[0])
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, 'yuv420p'
+        for number in range(4):
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(image(number), 'rgb24')))
+        for packet in words.demux(subtitles=0):
+            if packet.size:
+                packet.stream = track
+                film.mux(packet)
+        film.mux(stream.encode(None))
+    target = upscale(source, tmp_path / f'b{suffix}', 1)
+    assert ('left out, because it is not kept: subtitle' in capsys.readouterr().out) != kept
+    with av.open(target) as film:
+        assert film.metadata['title'] == 'A title'
+        assert [chapter['metadata']['title'] for chapter in film.chapters()] == ['First']
+        found = [bytes(packet) for packet in film.demux(subtitles=0) if packet.size] if film.streams.subtitles else []
+    assert found == ([b'Hello'] if kept else [])
+
+
 # colours
 
 @pytest.mark.parametrize('matrix, red, blue', [(1, 0.2126, 0.0722), (6, 0.299, 0.114), (9, 0.2627, 0.0593)])
