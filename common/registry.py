@@ -17,6 +17,8 @@ from utils import UserError, nearest_name, one_line, shortened
 
 _REGISTRIES: list['Registry'] = []  # all there are, to tell of which kind a name is that stands in the wrong place
 
+WRONG_VALUES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)  # what they cause
+
 
 class SpecError(UserError):
     """A spec is wrong; the message begins with the path of the key."""
@@ -121,7 +123,7 @@ class Registry:
             raise SpecError(f'{path}.args.{error}') from error
         except UserError:
             raise
-        except (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError) as error:  # what wrong values cause
+        except WRONG_VALUES as error:
             raise SpecError(f"{path}.args: {self.kind} '{spec['name']}': {one_line(error)}") from error
 
     def make_named(self, name: str, path: str):

@@ -282,7 +282,7 @@ def test_bad_values_of_a_model(train_config, path, value, expected):
 @pytest.mark.parametrize(('args', 'expected'), [
     ({'lr': -1}, '-1'), ({'lr': 'fast'}, 'optimizer.args'), ({'lr': None}, 'optimizer.args'), ({'lrr': 1}, "mean 'lr'"),
     ({'betas': [0.9]}, 'optimizer.args'), ({'betas': 0.9}, 'optimizer.args'), ({'betas': [0.9, 2]}, '2'),
-    ({'params': [1]}, 'optimizer.args.params')])
+    ({'betas': {'a': 0.9}}, 'optimizer.args'), ({'params': [1]}, 'optimizer.args.params')])
 def test_bad_arguments_of_an_optimizer(args, expected):
     parameters = models.layers.MLP(in_dim=2, hidden_list=[2]).parameters()
     with pytest.raises(UserError) as error:

@@ -116,6 +116,9 @@ def test_refused_files(stage1, tiny_msit, tmp_path):
     second = models.make(spec)
     save_checkpoint(tmp_path / 'second.pth', second, spec)
     assert 'second-stage file (reparam: rim)' in refusal(tmp_path / 'second.pth')
+    for number in ([1, 2], -1, 1.5, None, 10 ** 16):
+        torch.save({**torch.load(path), 'global_batch': number}, tmp_path / 'counted.pth')
+        assert 'global_batch is ' in refusal(tmp_path / 'counted.pth')
 
     other = {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 4}}
     save_checkpoint(tmp_path / 'other.pth', models.make(other), other)

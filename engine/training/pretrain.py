@@ -1,10 +1,11 @@
 """The start of the cumulative stage: a stage-1 checkpoint becomes a re-parameterised network (paper section III-D)."""
 from pathlib import Path
 
+from engine.training.ranges import ITERATIONS
 from models import released
 from models.checkpoint import load_state, read_checkpoint
 from models.contract import DEFAULT_NORM, SRModel
-from utils import UserError
+from utils import UserError, shortened
 
 
 def load_stage1(model: SRModel, spec: dict, path: Path) -> tuple[str, int]:
@@ -36,8 +37,11 @@ def load_stage1(model: SRModel, spec: dict, path: Path) -> tuple[str, int]:
     except UserError as error:
         differing = _differences(args, spec.get('args') or {})
         raise UserError(f'{error}; {differing}' if differing else str(error)) from None
+    iterations = checkpoint.get('global_batch', 0)
+    if iterations not in ITERATIONS:
+        raise UserError(f'-pretrain {path}: global_batch is {shortened(iterations)}, expected {ITERATIONS}')
     line = f'pretrained from {path}: {len(state)} tensors copied, {len(fresh)} start afresh'
-    return line, checkpoint.get('global_batch', 0)
+    return line, iterations
 
 
 def _differences(theirs: dict, ours: dict) -> str:

@@ -11,6 +11,7 @@ from models.checkpoint import dense_shape
 from utils import UserError, shortened
 
 MOST_DB = 1000.0  # highest score of a validation: identical images have an infinite PSNR
+ITERATIONS = Range(0, 10 ** 15, True)  # of all stages
 COUNT = 10 ** 9  # most epochs, and most steps of an optimiser
 LONGEST = 1000  # characters of a line of the log
 HUGE = 1e30  # no number of an optimiser's state is as large
@@ -31,7 +32,7 @@ def check_numbers(checkpoint: dict, epoch_iterations: int) -> None:
     """Raises RunStateError for a value of a checkpoint that no run of so many iterations an epoch can have written."""
     _check(checkpoint, 'epoch', Range(0, COUNT, True))
     _check(checkpoint, 'batch', Range(0, epoch_iterations, True))
-    _check(checkpoint, 'global_batch', Range(0, 10 ** 15, True))
+    _check(checkpoint, 'global_batch', ITERATIONS)
     _check(checkpoint, 'lowered', Range(0, checkpoint['batch'], True))
     _check(checkpoint, 'loss_sum', Range(-1e15, 1e15))
     if checkpoint.get('best') != -math.inf:  # before the first validation

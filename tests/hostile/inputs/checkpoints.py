@@ -42,7 +42,7 @@ def make(folder: Path, originals: Path, rng: Random) -> Case:
         warnings.simplefilter('ignore')  # of torch, about the tensors that are made here
         odd = _write(folder / 'bad.pth', originals, rng)
     words, outputs = COMMANDS[command]
-    return Case(command=command, words=words, odd=odd, names=('bad.pth', 'the loss'), outputs=outputs,
+    return Case(command=command, words=words, odd=odd, names=('bad.pth', 'the loss', 'the weights'), outputs=outputs,
                 writes=('save', 'test', 'out.pth', 'out.png'))
 
 
