@@ -13,7 +13,7 @@ Shapes: B batch, H×W the LR image, h×w the output.
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from numbers import Integral, Real
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -351,8 +351,8 @@ def _inference(model: 'SRModel') -> Iterator[None]:
     for module in training:
         module.training = False
     try:
-        half = model.precision is not None
-        with torch.no_grad(), torch.autocast(model.inp_sub.device.type, model.precision, enabled=half):
+        half = torch.autocast(model.inp_sub.device.type, model.precision) if model.precision else nullcontext()
+        with torch.no_grad(), half:  # without a precision, the caller's autocast stays
             yield
     finally:
         for module in training:

@@ -73,6 +73,7 @@ def test_multiply_adds_are_counted_by_hand(bench):
     assert bench.multiply_adds(5, 1) == 25 * (encoder + msno + maps + own)
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_a_table_json_and_a_plot(config, tmp_path, monkeypatch, capsys):
     output = tmp_path / 'out' / 'queries.json'
     monkeypatch.setattr(sys, 'argv', ['queries', '-config', str(config), '-cases', '6x1.5', '-repeats', '1',

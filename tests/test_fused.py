@@ -265,7 +265,7 @@ def test_training_turns_them_off_by_key_or_option(lab, monkeypatch):
 @pytest.mark.parametrize('options, on', [((), True), (('-no-kernels',), False)])
 def test_commands_turn_them_off_by_option(lab, monkeypatch, options, on):
     asked, image = [], lab.folder / 'data/images/0.png'
-    monkeypatch.setattr(SRModel, 'use_kernels', lambda model, on: [asked.append(on), model][1])
+    monkeypatch.setattr(SRModel, 'use_kernels', lambda model, on, dtype=None: [asked.append(on), model][1])
     config = lab.folder / 'test.yaml'
     config.write_text(yaml.safe_dump({'test_dataset': lab.config['val_dataset']}))
     for main, words in ((demo.main, ('-input', image, '-scale', 2, '-model', 'bicubic')),

@@ -85,6 +85,7 @@ run(train.main)
 
 
 @posix
+@pytest.mark.slow
 @pytest.mark.parametrize(('count', 'missing'), [
     (1, ['epoch-1.pth', 'epoch-best.pth']), (2, ['epoch-1.pth']), (3, [])])
 def test_kill_between_the_files_of_an_epoch(lab, launcher, count, missing):

@@ -61,7 +61,8 @@ def test_a_signal_amid_imports(tmp_path, command, number):
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_amid_work(tmp_path, number):
-    code = ('import os, time\nfrom common.start import guard\nguard()\nfrom common.cli import run\n'
+    code = (f'import os, signal, time\nsignal.signal({int(number)}, signal.SIG_DFL)\n'
+            'from common.start import guard\nguard()\nfrom common.cli import run\n'
             f'def main():\n    os.kill(os.getpid(), {int(number)})\n    time.sleep(60)\nrun(main)')
     process = start(('-c', code), tmp_path)
     out, err = process.communicate(timeout=WAIT)

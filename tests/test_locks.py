@@ -51,6 +51,7 @@ def start(launcher: Launcher, place: Path, code: str, *arguments: str) -> int:
 
 
 @needs_fork
+@pytest.mark.slow
 @pytest.mark.parametrize('ending', ['done', 'killed'])
 def test_a_folder_has_one_process(tmp_path, launcher, ending):
     process = start(launcher, tmp_path, HOLD)

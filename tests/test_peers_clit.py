@@ -161,6 +161,7 @@ def test_regions_make_the_whole_image(index):
         assert 0 < (hasty - whole[:, inside]).abs().max() < 1
 
 
+@pytest.mark.slow
 def test_blocks_of_a_finer_grid_make_the_whole_one(monkeypatch):
     model = unsettled(clit(imnet_num=3, conv_num=3, scale_base=1.5)).double()
     latent = model.encode(image(2, 8, 9).double())

@@ -803,6 +803,7 @@ def test_prepare_and_run_again(call, server, benchmark):
     assert len(server.requests) == 1
 
 
+@pytest.mark.slow
 def test_div2k_and_flickr2k_from_the_users_archives(call, tmp_path):
     """The real numbers of images, in archives as they are published: 800 + 100 with LR, and 2650."""
     train, image = png(2, 1200), png(12, 1200)

@@ -96,6 +96,7 @@ def test_benchmark(shared, tmp_path, command):
     assert '| Set5 | 4 | 28.43 |' in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('command', chosen('train.py'))
 def test_training_needs_only_the_data(tmp_path, command):
     """Everything but the data is in place: the first thing missed is the stage-1 checkpoint, or DIV2K."""
@@ -112,6 +113,7 @@ def test_export_needs_only_the_checkpoint(tmp_path, command):
     assert done.stderr == 'error: save/EDSR_MSIT_rim/epoch-best.pth: no such checkpoint file\n'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('command', chosen('-m datasets.prepare'))
 def test_data_is_asked_for(tmp_path, command):
     """Only as far as the check: it names every folder that the command would fill, in the layout that the README shows."""

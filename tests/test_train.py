@@ -266,9 +266,9 @@ def test_changed_keys_are_named_in_the_log(lab):
     lab.train('run')
     lab.train('run', '-resume', 'auto', epoch_max=3, clip_grad=0.5, lr_schedule=None)
     line = next(line for line in lab.save('run', 'log.txt').read_text().splitlines() if 'resumed' in line)
-    assert line.endswith(
-        'after epoch 2, iteration 0; changed since: clip_grad none → 0.5, epoch_max 2 → 3, '
-        'lr_schedule {args: {cosine: 4, start_lr: 0.0002, unit: batch, warmup: 2}, name: warmup-cosine} → none')
+    assert re.search(
+        r'after epoch 2, iteration 0; changed since: clip_grad none → 0\.5, epoch_max 2 → 3, '
+        r'lr_schedule \{args: \{cosine: 4, start_lr: 0\.0.*… → none\Z', line)
     lab.train('run', '-resume', 'auto', epoch_max=3, clip_grad=0.5, lr_schedule=None)
     assert lab.save('run', 'log.txt').read_text().splitlines()[-2].endswith('after epoch 3, iteration 0')
 

@@ -793,7 +793,8 @@ SMALL_EDSR = {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 8, 
 
 
 @pytest.mark.parametrize('spec, size', [
-    ({'name': 'bicubic'}, (600, 600)), ({'name': 'srno', 'args': {'encoder_spec': SMALL_EDSR}}, (90, 90)),
+    ({'name': 'bicubic'}, (600, 600)),
+    pytest.param({'name': 'srno', 'args': {'encoder_spec': SMALL_EDSR}}, (90, 90), marks=pytest.mark.slow),
     ({'name': 'ciaosr', 'args': {'encoder_spec': SMALL_EDSR}}, (75, 75))])
 def test_models_that_cannot_be_cut_refuse_what_does_not_fit(spec, size):
     model, lr = models.make(spec), random_image(70, 70).float()
