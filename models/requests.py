@@ -32,7 +32,7 @@ def check_queries(lr: Any, coord: Any, cell: Any, weights: Tensor, values: bool)
             and coord.shape[0] == lr.shape[0] and shapes[2] == (lr.shape[0], 2)):
         raise UserError(f'forward: expected lr (B, 3, H, W), coord (B, Q, 2) and cell (B, 2), got {shapes[0]}, {shapes[1]} '
                         f'and {shapes[2]}')
-    if not values:
+    if not values or len(lr) == 0:  # one of several processes may have no image of a batch
         return
     if 0 in (*lr.shape, coord.shape[1]):
         raise UserError(f'forward: expected images and queries, got {shapes[0]} and {shapes[1]}, which are empty')

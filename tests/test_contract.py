@@ -137,7 +137,7 @@ LR, COORD, CELL = torch.zeros(2, 3, 7, 9), torch.zeros(2, 5, 2), torch.full((2, 
     *((wrong, 'expected lr (B, 3, H, W), coord (B, Q, 2) and cell (B, 2), got') for wrong in (
         (LR[0], COORD, CELL), (LR[:, :2], COORD, CELL), (LR[:1], COORD, CELL), (LR, COORD[0], CELL), (LR, COORD, CELL[:1]),
         (LR, COORD[..., :1], CELL), (LR, COORD, CELL[:, :1]), (LR, COORD, CELL[0]))),
-    ((LR[:0], COORD[:0], CELL[:0]), 'which are empty'), ((LR[:, :, :0], COORD, CELL), 'which are empty'),
+    ((LR[:, :, :0], COORD, CELL), 'which are empty'),
     ((LR, COORD[:, :0], CELL), 'which are empty'),
     *(((LR, torch.full_like(COORD, value), CELL), f'expected coordinates (y, x) in [-1, 1], got values from {value:g}')
       for value in (1.1, -5.0, float('nan'), float('inf'), 1e9)),

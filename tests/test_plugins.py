@@ -68,7 +68,12 @@ model = models.load('save/run/epoch-last.pth')
 lr = torch.rand(1, 3, 20, 90, generator=torch.Generator().manual_seed(0))
 whole = model.upscale(lr, (45, 200))
 assert model.reach is None and model.encoder.multiple == 8
-assert torch.equal(model.upscale(lr, (45, 200), memory=10_000), whole)       # never cut: it sees everywhere
+assert torch.equal(model.upscale(lr, (45, 200), memory=2 ** 22), whole)      # never cut: it sees everywhere
+try:
+    model.upscale(lr, (45, 200), memory=10_000)
+    raise SystemExit('fits')
+except ValueError as error:
+    assert 'allow at least ' in str(error)
 encoded = model.encode_image(lr)
 part = model.render(encoded, (4, 8, 12, 40), (20, 80))                       # lines 10 to 30 and columns 20 to 100 at x2.5
 assert (part - model.upscale(lr, (50, 225))[:, :, 10:30, 20:100]).abs().max() < 1e-5

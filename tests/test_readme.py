@@ -42,7 +42,8 @@ def test_every_command_is_covered():
 
 
 LOOKING = [command for command in chosen('demo.py') if '-zoom' in command or '-web' in command]
-UPSCALING = [command for command in chosen('demo.py') if command not in LOOKING]
+FILM, = (command for command in chosen('demo.py') if 'film' in command and command not in LOOKING)
+UPSCALING = [command for command in chosen('demo.py') if command not in (*LOOKING, FILM)]
 
 
 @pytest.mark.parametrize('command', slow_except(UPSCALING[:2], UPSCALING))
@@ -67,6 +68,22 @@ def test_demo(tmp_path, command):
         '-recursive': {'upscaled/folder/a.png': (80, 96), 'upscaled/b.png': (80, 96)}, '-info': {}}
     expected, = (result for option, result in results.items() if f'{option} ' in f'{command} ')
     assert written == expected
+
+
+@pytest.mark.slow
+def test_film(tmp_path):
+    av = pytest.importorskip('av')
+    with av.open(tmp_path / 'film.mp4', 'w') as film:
+        stream = film.add_stream('libx264', rate=10, width=24, height=20, pix_fmt='yuv420p')
+        for level in (40, 120, 200):
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((20, 24, 3), level, np.uint8), 'rgb24')))
+        film.mux(stream.encode(None))
+    done = call([*arguments(FILM), '-model', 'bicubic'], tmp_path)
+    assert (done.returncode, done.stderr) == (0, '')
+    with av.open(tmp_path / 'film_x2.mp4') as film:
+        frames = [frame.to_ndarray(format='rgb24') for frame in film.decode(video=0)]
+    assert [frame.shape for frame in frames] == [(40, 48, 3)] * 3
+    assert [round(frame.mean() / 40) for frame in frames] == [1, 3, 5]
 
 
 @pytest.mark.slow
