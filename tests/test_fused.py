@@ -282,6 +282,7 @@ def small_queries(spec: dict) -> tuple[SRModel, NamedTuple, tuple[torch.Tensor, 
     return model, model.encode(torch.rand(1, 3, 5, 4)), (torch.rand(1, 7, 2).double() * 2 - 1, torch.full((1, 2), 0.1))
 
 
+@pytest.mark.slow
 def test_everything_runs_without_triton(tiny_msit):
     """An import of Triton that fails, as on Windows, leaves a network that is trained by plain PyTorch."""
     done = run_python('-c', f'''

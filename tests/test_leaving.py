@@ -59,6 +59,7 @@ def test_a_signal_amid_imports(tmp_path, command, number):
     assert (process.returncode, out, err) == (130, '', 'interrupted\n')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_amid_work(tmp_path, number):
     code = (f'import os, signal, time\nsignal.signal({int(number)}, signal.SIG_DFL)\n'

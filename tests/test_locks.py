@@ -67,6 +67,7 @@ def test_a_folder_has_one_process(tmp_path, launcher, ending):
 
 
 @needs_fork
+@pytest.mark.slow
 def test_the_children_of_a_killed_process_hold_no_lock(tmp_path, launcher):
     process = start(launcher, tmp_path, HOLD, 'with a child')
     wait_for(tmp_path / 'held')

@@ -288,7 +288,8 @@ def batches(root: Path, cache: str, workers: int, method: str | None) -> list[di
                            multiprocessing_context=method))
 
 
-@pytest.mark.parametrize(('workers', 'method'), [(0, None), pytest.param(2, 'fork', marks=needs_fork), (1, 'spawn')])
+@pytest.mark.parametrize(('workers', 'method'), [(0, None), pytest.param(2, 'fork', marks=needs_fork),
+                                                 pytest.param(1, 'spawn', marks=pytest.mark.slow)])
 def test_batches_do_not_depend_on_the_workers(root, workers, method):
     expected, found = batches(root, 'none', 0, None), batches(root, 'mapped', workers, method)
     assert len(expected) == len(found) == 4
