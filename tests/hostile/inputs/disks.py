@@ -37,8 +37,8 @@ def make(folder: Path, originals: Path, rng: Random) -> Case:
     hidden = None if full else _give_away(folder, [folder / place for place in writes], rng)
     odd = f'files of at most {size} bytes' if full else f'files of another user, hidden: {hidden}'
     return Case(command=COMMANDS.get(kind, kind), words=words, odd=odd, may_fail=True, file_size=size, unprivileged=not full,
-                names=(*writes, 'output', 'epoch-last.pth', 'No space', 'too large', hidden or 'new'), writes=writes,
-                lines='skipped: .*|data/benchmark/.*')
+                names=(*writes, 'output', 'epoch-last.pth', 'No space', 'too large', hidden or 'new', 'see above'),
+                writes=writes, lines='skipped: .*|data/benchmark/.*')
 
 
 def _give_away(folder: Path, written: list[Path], rng: Random) -> str | None:
