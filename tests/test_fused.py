@@ -227,6 +227,7 @@ def test_the_check_draws_no_random_numbers_and_leaves_modes_alone(stubbed):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_queries_that_are_compiled_ask_before_they_are_traced(stubbed, tiny_msit):
     """Tracing runs no check: undecided means plain PyTorch; decided means the kernels, without a break of the graph."""
     stub = stubbed(Stub())

@@ -152,6 +152,7 @@ run(train.main)
 '''
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize('stage', [1, 2])
 def test_killed_before_the_first_checkpoint(lab, launcher, stage):

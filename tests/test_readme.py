@@ -99,6 +99,7 @@ def test_zoom(tmp_path):
 SUITES = [command for command in chosen('test.py') if '/paper-' in command]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('command', slow_except(SUITES[:1], SUITES))
 def test_suites_need_only_the_data(tmp_path, command):
     done = call(arguments(command), tmp_path)
@@ -106,6 +107,7 @@ def test_suites_need_only_the_data(tmp_path, command):
     assert re.fullmatch(r'error: nothing to measure: data/\S+: no such folder.*\n', done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('command', [command for command in chosen('test.py') if command not in SUITES])
 def test_benchmark(shared, tmp_path, command):
     done = call([*arguments(command), '-model', 'bicubic', '-data', str(shared / 'data')], tmp_path)
@@ -123,6 +125,7 @@ def test_training_needs_only_the_data(tmp_path, command):
     assert re.fullmatch(rf'error: (-pretrain )?{missing}: no such [a-z ]+\n', done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('command', chosen('-m engine.export'))
 def test_export_needs_only_the_checkpoint(tmp_path, command):
     done = call(arguments(command), tmp_path)
