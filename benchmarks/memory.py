@@ -1,12 +1,13 @@
 """Measures the memory of upscaling against what it was allowed: python -m benchmarks.memory
 
-Each model of configs/train, the shipped weights and bicubic, at several budgets, each in a process of its own. The process
-upscales a small image first, so that libraries and threads are in place. Then it notes its resident memory, upscales, and
-compares the peak, less the result. Linux only.
+Each method of configs/train at full size, the shipped weights and bicubic, at several budgets, each in a process of its own.
+The process upscales a small image first, so that libraries and threads are in place. Then it notes its resident memory,
+upscales, and compares the peak, less the result. Linux only.
 """
 if __name__ == '__main__':  # first, for signals amid the other imports
     from common.start import guard
     guard()
+
 import argparse
 import json
 import re
@@ -28,7 +29,7 @@ from utils import ROOT, UserError
 
 CONFIGS = ROOT / 'configs/train'
 MODELS = ('bicubic', 'MSIT-S', *sorted(file.stem for file in CONFIGS.glob('train_*_baseline_*.yaml')
-                                       if 'rim' not in file.stem and 'fast' not in file.stem))
+                                       if '_rim' not in file.stem and '_fast' not in file.stem))
 BUDGETS = ('100M', '300M', '500M', '1G')
 TOLERANCE = 1.1  # of the memory that may be used
 

@@ -21,8 +21,6 @@ MAX_MEMORY = 2 ** 50  # bytes
 MAX_GPUS = 1024
 WRONG_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
 MESSAGE_LENGTH = 2000  # characters of the line of an error, the end of which is cut
-
-
 # types of half precision, and the instructions of a CPU that multiply them
 _HALF = {'bfloat16': ('avx512_bf16', 'amx_bf16', 'avx10_2', 'bf16'), 'float16': ('avx512_fp16', 'amx_fp16', 'fp16')}
 

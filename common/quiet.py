@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from PIL import _imaging
 
-LIBRARIES = ('PIL', 'imageio', 'tifffile', 'torch.utils.data')
+LIBRARIES = ('PIL', 'tifffile', 'torch.utils.data')
 _NOWHERE = logging.NullHandler()
 
 

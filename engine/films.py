@@ -15,15 +15,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from engine.files import FileOptions
-from engine.jobs import OUTPUT, JobOptions
+from engine.jobs import OUTPUT, JobOptions, is_made_after
 from engine.pipeline import ahead, behind
 from engine.sizes import Size
+from engine.upscaling import halo_note
 from imaging import Frame
 from imaging.film_formats import FILM_FORMATS, INPUT_FILM_SUFFIXES, OUTPUT_FILM_SUFFIXES, Shape, check_film_target
 from imaging.film_reading import Film, FilmFrame, FilmHeader
 from imaging.film_writing import FilmWriter
 from models.contract import SRModel
-from models.upscale import halo_error
 from utils import RunError, UserError, check_output, file_status, is_out_of_memory, nearest_name, printable, shortened
 
 if TYPE_CHECKING:
@@ -90,9 +90,8 @@ def plan_film(options: JobOptions, size: Size, files: FileOptions) -> FilmJob | 
 
 
 def _is_finished(source: Path, target: Path, size: tuple[int, int]) -> bool:
-    """Whether the new film is there, made after the old one, and of its size. Films are written whole or not at all."""
-    old, new = file_status(source), file_status(target)
-    if old is None or new is None or new.st_mtime_ns < old.st_mtime_ns or new.st_ctime_ns < old.st_ctime_ns:
+    """Whether the new film is there, made after the old one, and of its size."""
+    if not is_made_after(target, source):
         return False
     try:
         with Film(target) as film:
@@ -169,9 +168,7 @@ def _upscale_film(model: SRModel, job: FilmJob, memory: int | None, halo: int | 
     for note in job.notes + writer.notes:
         tqdm.write(f'{target}: {note}')
     if halo is not None and last is not None:
-        error = halo_error(model, last, (height, width), halo, memory)
-        tqdm.write(f'{name}: what a halo of {halo} pixels changes is unknown: too little memory' if error is None else
-                   f'{name}: a halo of {halo} pixels changes the part in the middle by {255 * error:.3g} of 255 at most')
+        tqdm.write(f'{name}: {halo_note(model, last, (height, width), halo, memory)}')
 
 
 def _upscale(model: SRModel, frame: Frame, lr: np.ndarray, job: FilmJob, memory: int | None, halo: int | None) -> Frame:

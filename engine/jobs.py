@@ -216,19 +216,20 @@ def ignores_case(folder: Path) -> bool:
 
 
 def _is_finished(job: Job) -> bool:
-    """Whether everything that a job writes is there, made after its image file, and of its size.
+    """Whether everything that a job writes is there, made after its image file, and of its size."""
+    try:
+        return (all(is_made_after(target, job.file) for target in job.writes)
+                and read_header(job.target)[:2] == job.size)
+    except UserError:
+        return False
+
+
+def is_made_after(target: Path, source: Path) -> bool:
+    """Whether a file is there, and was made after another one.
 
     Files are written whole or not at all, so one that is there is complete. The time of the last change of an input (ctime)
     counts too: a file that replaces it may carry an older time.
     """
-    try:
-        source = file_status(job.file)
-        for target in job.writes:
-            made = file_status(target)
-            if source is None or made is None:
-                return False
-            if made.st_mtime_ns < source.st_mtime_ns or made.st_ctime_ns < source.st_ctime_ns:
-                return False
-        return read_header(job.target)[:2] == job.size
-    except UserError:
-        return False
+    old, new = file_status(source), file_status(target)
+    return (old is not None and new is not None
+            and new.st_mtime_ns >= old.st_mtime_ns and new.st_ctime_ns >= old.st_ctime_ns)

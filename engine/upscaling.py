@@ -113,10 +113,15 @@ def _upscale_file(model: SRModel, job: Job, work: Work, memory: int | None) -> N
     for note in canvas.notes:
         tqdm.write(f'{printable(job.target)}: {note}')
     if work.halo is not None:
-        error = halo_error(model, lr, (canvas.height, canvas.width), work.halo, memory)
-        tqdm.write(f'{printable(job.file)}: ' + (
-            f'what a halo of {work.halo} pixels changes is unknown: too little memory' if error is None else
-            f'a halo of {work.halo} pixels changes the part in the middle by {255 * error:.3g} of 255 at most'))
+        note = halo_note(model, lr, (canvas.height, canvas.width), work.halo, memory)
+        tqdm.write(f'{printable(job.file)}: {note}')
+
+
+def halo_note(model: SRModel, lr: np.ndarray, size: tuple[int, int], halo: int, memory: int | None) -> str:
+    """What a halo changes, measured, for the user: (H, W, 3) and the arguments of `SRModel.upscale`."""
+    error = halo_error(model, lr, size, halo, memory)
+    return (f'what a halo of {halo} pixels changes is unknown: too little memory' if error is None else
+            f'a halo of {halo} pixels changes the part in the middle by {255 * error:.3g} of 255 at most')
 
 
 def _upscale(model: SRModel, job: Job, frame: Frame, canvas: Canvas, halo: int | None, memory: int | None,

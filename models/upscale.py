@@ -236,7 +236,7 @@ def _least_memory(model: 'SRModel', lr: Tensor, stages: list[tuple[int, int]]) -
 
 
 def _halo_that_fits(model: 'SRModel', lr: Tensor, memory: int, stages: list[tuple[int, int]]) -> int | None:
-    """The largest halo with which the smallest regions fit into the memory, not even which may do."""
+    """The largest halo with which the smallest regions fit into the memory; None where none does."""
     if model.reach is None:
         return None
     after, sizes = _margins(model, 0)[0], [size for _, size in stages]
