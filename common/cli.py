@@ -148,17 +148,30 @@ def run(main: Callable[[], None]) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise KeyboardInterrupt in the block, unless the caller had them ignored."""
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt in the block, unless the caller had them ignored.
+
+    Python prints and drops what is raised in a finalizer or a callback of a weak reference: such an interrupt comes again.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     handled = {number: handler for number, handler in previous.items() if handler is not signal.SIG_IGN}
+    report = sys.unraisablehook
+
+    def unraisable(dropped: 'sys.UnraisableHookArgs') -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            report(dropped)
+        else:  # later: raised in here it would be dropped as well
+            threading.Timer(0.01, os.kill, [os.getpid(), next(iter(handled))]).start()
+
     for number in handled:
         signal.signal(number, _interrupt)
+    sys.unraisablehook = unraisable
     try:
         yield
     finally:
+        sys.unraisablehook = report
         for number, handler in handled.items():
             signal.signal(number, handler)
 

@@ -71,6 +71,16 @@ def test_a_signal_amid_work(tmp_path, number):
 
 
 @pytest.mark.slow
+def test_a_signal_amid_a_finalizer(tmp_path):
+    code = ('import os, signal, time\nfrom common.start import guard\nguard()\nfrom common.cli import run\n'
+            'class Last:\n    def __del__(self):\n        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(0.001)\n'
+            'def main():\n    for _ in range(3):\n        Last()\n    time.sleep(60)\nrun(main)')
+    process = start(('-c', code), tmp_path)
+    out, err = process.communicate(timeout=WAIT)
+    assert (process.returncode, out, err) == (130, '', 'interrupted\n')
+
+
+@pytest.mark.slow
 def test_an_ignored_signal_stays_ignored(tmp_path):
     code = ('import os, signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom common.start import guard\nguard()\n'
             'from common.cli import run\nrun(lambda: os.kill(os.getpid(), signal.SIGINT))')
