@@ -158,12 +158,15 @@ def _interruptible() -> Iterator[None]:
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     handled = {number: handler for number, handler in previous.items() if handler is not signal.SIG_IGN}
     report = sys.unraisablehook
+    again = threading.Timer(0, lambda: None)
 
     def unraisable(dropped: 'sys.UnraisableHookArgs') -> None:
+        nonlocal again
         if not issubclass(dropped.exc_type, KeyboardInterrupt):
             report(dropped)
-        else:  # later: raised in here it would be dropped as well
-            threading.Timer(0.01, os.kill, [os.getpid(), next(iter(handled))]).start()
+        elif not again.is_alive():
+            again = threading.Timer(0.01, os.kill, [os.getpid(), next(iter(handled))])  # raised in here it would be dropped
+            again.start()
 
     for number in handled:
         signal.signal(number, _interrupt)
@@ -171,6 +174,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     finally:
+        again.cancel()
         sys.unraisablehook = report
         for number, handler in handled.items():
             signal.signal(number, handler)

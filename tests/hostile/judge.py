@@ -38,9 +38,9 @@ def faults(case: Case, outcome: Outcome, yard: Path, before: dict[str, str],
               if after.get(name) != content and not _may_write(case, name)]
     new = [name for name, content in after.items() if before.get(name) != content]
     if outcome.status is not None and outcome.status >= 0:
-        found += [f'leaves {name}' for name in new if _is_unfinished(name)]
+        found += [f'leaves {name}' for name in new if is_unfinished(name)]
     if outcome.status == 0 or not case.copies:
-        found += [f'leaves {name} half-written ({problem})' for name in new if not _is_unfinished(name)
+        found += [f'leaves {name} half-written ({problem})' for name in new if not is_unfinished(name)
                   and after[name] and (problem := unreadable(folder / name))]
     if outcome.status == 0:
         found += [f'ends with status 0, but without {name}' for name in case.outputs if name not in after]
@@ -62,7 +62,8 @@ def contents(folder: Path) -> dict[str, str]:
     return found
 
 
-def _is_unfinished(name: str) -> bool:
+def is_unfinished(name: str) -> bool:
+    """Whether a path below a folder is one that no finished command leaves."""
     return any(map(UNFINISHED.fullmatch, Path(name).parts))
 
 
