@@ -136,7 +136,7 @@ def run(main: Callable[[], None]) -> None:
             main()
             sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
-        status, message = verdict(error)
+        status, message = verdict(_first_cause(error))
         if message is None:
             raise
         line = printable(' '.join(message.split()))
@@ -144,6 +144,14 @@ def run(main: Callable[[], None]) -> None:
             print(line if len(line) <= MESSAGE_LENGTH else f'{line[:MESSAGE_LENGTH - 1]}…', file=sys.stderr)
         _drop_unwritten(sys.stdout)
         sys.exit(status)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The interrupt that an error came from, where code that was interrupted could not even leave; else the error."""
+    chain: list[BaseException] = [error]
+    while (earlier := chain[-1].__cause__ or chain[-1].__context__) is not None and earlier not in chain:
+        chain.append(earlier)
+    return next((link for link in chain if isinstance(link, KeyboardInterrupt)), error)
 
 
 @contextmanager

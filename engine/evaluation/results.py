@@ -74,9 +74,9 @@ class Results:
             if all(older.get(key) == row[key] for key in ('measured_on', 'code', 'images')):
                 row = _merged(older, row)
         self.rows[index:index + 1] = [row]
-        text = json.dumps(plain_numbers({**self.header, 'rows': self.rows}), indent=1)
-        write_text(self.folder / 'results.json', text + '\n')
         write_text(self.folder / 'results.md', format_table(self.rows) + '\n')
+        text = json.dumps(plain_numbers({**self.header, 'rows': self.rows}), indent=1)
+        write_text(self.folder / 'results.json', text + '\n')  # last: what it has is not measured and written again
 
     def _read(self) -> list[dict]:
         file = self.folder / 'results.json'

@@ -115,7 +115,7 @@ def differences(name: str, whole: Path, mine: Path) -> list[str]:
     """In what the files of a command that was killed and run again differ from those of an undisturbed one."""
     place = COMMANDS[name][2]
     files = [sorted(str(path.relative_to(folder / place)) for path in (folder / place).rglob('*')
-                    if path.is_file() and 'tfevents' not in path.name) for folder in (whole, mine)]
+                    if path.is_file() and path.name != '.lock' and 'tfevents' not in path.name) for folder in (whole, mine)]
     if files[0] != files[1]:
         return [f'has {", ".join(files[1])[:200]}, expected {", ".join(files[0])[:200]}']
     return [f'{file} differs from that of an undisturbed command' for file in files[0]

@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from tqdm import tqdm
+
 from common.start import SIGNALS, guard
 from tests.hostile.case import Outcome
 
@@ -107,6 +109,7 @@ def _work(main: Callable[[], None], words: list[str], yard: Path, streams: list[
         _limit(file_size, unprivileged)
         _watch(yard, streams[2], workers)
         sys.argv = words
+        tqdm.set_lock(threading.RLock())  # its own lock is shared by all forked processes, and one is killed while it has it
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         main()
         status = 0
