@@ -83,7 +83,8 @@ def test_a_signal_amid_a_finalizer(tmp_path):
 @pytest.mark.slow
 def test_a_signal_amid_code_that_cannot_leave(tmp_path):
     code = ('import threading\nfrom common.start import guard\nguard()\nfrom common.cli import run\n'
-            'def main():\n    try:\n        raise KeyboardInterrupt\n    finally:\n        threading.Lock().release()\nrun(main)')
+            'def main():\n    try:\n        raise KeyboardInterrupt\n    finally:\n        threading.Lock().release()\n'
+            'run(main)')
     process = start(('-c', code), tmp_path)
     out, err = process.communicate(timeout=WAIT)
     assert (process.returncode, out, err) == (130, '', 'interrupted\n')
