@@ -45,7 +45,9 @@ FORMATS = (
 _BY_SUFFIX = {suffix: form for form in FORMATS for suffix in form.suffixes}
 OUTPUT_SUFFIXES = frozenset(_BY_SUFFIX)
 SUFFIXES = OUTPUT_SUFFIXES | {'.pbm'}         # of files that datasets read, with Pillow
-INPUT_SUFFIXES = SUFFIXES | {'.pam', '.pfm'}  # of files that are upscaled
+# of raw files: of Adobe and others, Canon, Nikon, Sony, Fujifilm, Olympus, Panasonic, Pentax, Samsung
+RAW_SUFFIXES = frozenset({'.dng', '.cr2', '.cr3', '.nef', '.nrw', '.arw', '.raf', '.orf', '.rw2', '.pef', '.srw'})
+INPUT_SUFFIXES = SUFFIXES | RAW_SUFFIXES | {'.pam', '.pfm'}  # of files that are upscaled
 FORMAT_NAMES = tuple(suffix[1:] for suffix in _BY_SUFFIX)
 MAX_QUALITY = 100
 MAX_PIXELS = 2 ** 30  # of an image; the header decides, before anything is decoded

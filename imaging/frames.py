@@ -1,7 +1,8 @@
 """Reading images to upscale: any format, mode and depth, every frame of an animation, one at a time.
 
 Pillow reads what has 8 bits, with profiles, metadata, and the composition of animations; `imaging/deep.py` and
-`imaging/tiff.py` the rest. Datasets read through `imaging/reading.py`, whose 8 bits the benchmarks are defined by.
+`imaging/tiff.py` the rest, `imaging/raw.py` what cameras write. Datasets read through `imaging/reading.py`, whose 8 bits the
+benchmarks are defined by.
 """
 import contextlib
 from collections.abc import Callable, Generator, Iterator
@@ -17,6 +18,7 @@ from imaging.colour import to_rgb_mode
 from imaging.deep import Raster, check_pixels, decode_avif, decode_jpeg2000, decode_pnm, decode_ppm
 from imaging.frame import Frame, Metadata, full_scale
 from imaging.metadata import ORIENTATION, read_metadata
+from imaging.raw import is_raw, read_raw, read_raw_size
 from imaging.reading import check_file, named, opened_image, read_size
 from imaging.sixteen import read_16_bits, to_8_bits
 from imaging.values import Range, scaled
@@ -51,6 +53,8 @@ def read_header(path: str | Path) -> Header:
     path = Path(path)
     with named(path):
         head = _head(path)
+        if is_raw(path):
+            return Header(*read_raw_size(path))
         if head in _TIFF:
             with tiff.opened(path) as file:
                 numbers = tiff.page_numbers(file)
@@ -82,7 +86,7 @@ def read_frames(path: str | Path, value_range: Range | None = None) -> Generator
     path = Path(path)
     if value_range is not None and not value_range[0] < value_range[1]:
         raise UserError(f'-range {value_range[0]:g},{value_range[1]:g}: expected two numbers, the first of them smaller')
-    frames = _tiff_frames if _head(path) in _TIFF else _frames
+    frames = _tiff_frames if _head(path) in _TIFF and not is_raw(path) else _frames
     with contextlib.closing(frames(path, value_range)) as found:
         while True:
             with named(path):  # not around `yield`: errors of the caller are its own
@@ -101,6 +105,9 @@ def _head(path: Path) -> bytes:
 
 def _frames(path: Path, value_range: Range | None) -> Generator[Frame, None, None]:
     """Those of any file but TIFF."""
+    if is_raw(path):
+        yield read_raw(path)
+        return
     if _head(path)[:2] in _PNM:
         yield _frame(path, decode_pnm(path), Metadata(), value_range)
         return

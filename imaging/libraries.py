@@ -5,6 +5,7 @@
                   profiles on such pixels. A third of the size of OpenCV, which drops that transparency and prints lines of
                   its own; tifffile needs it for most compressions.
     netpbmfile    PAM, PFM, and PPM of more than 8 bits.
+    imageio       Raw files of cameras, which its plugin for LibRaw (the package rawpy, an extra) develops.
 """
 import importlib
 from pathlib import Path
@@ -22,4 +23,4 @@ def library(name: str, what: str | Path) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f'{what}: needs one more package: pip install {name}') from error
+        raise UserError(f'{what}: needs one more package: pip install {name.partition(".")[0]}') from error

@@ -14,7 +14,7 @@ _SIZES = (0xA002, 0xA003)  # of the Exif directory: PixelXDimension, PixelYDimen
 # tags of the main directory that describe how a TIFF file stores its pixels, or that are kept by other means
 _STORAGE = {
     *range(254, 260), *range(262, 267), ORIENTATION, 273, *range(277, 285), *range(288, 294), 296, 297, 301,
-    *range(317, 326), *range(330, 348), *range(512, 533), 700, 34675, 34377, *range(50706, 51000)}
+    *range(317, 326), *range(330, 348), *range(512, 533), 700, 33421, 33422, 34675, 34377, *range(50706, 52600)}
 _PLACES = {ExifTags.IFD.Interop}  # of the Exif directory: places in the old file
 _ORIENTATION_XMP = re.compile(rb'(tiff:Orientation(?:="|>))[0-9]+')
 
