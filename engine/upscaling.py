@@ -3,6 +3,7 @@ import errno
 import math
 import sys
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -98,12 +99,17 @@ def _upscale_file(model: SRModel, job: Job, work: Work, memory: int | None) -> N
         lr = _upscale(model, job, frame, canvas, work.halo, memory, job.file.stem)
         canvas.save()
     else:
-        with Animation(job.target, frames=frames, plays=job.header.plays, options=work.files.write) as animation:
+        animation = Animation(job.target, frames=frames, plays=job.header.plays, options=work.files.write,
+                              modes={frame.mode for frame in read_frames(job.file, values)})
+
+        def finished() -> Iterator[Canvas]:
+            nonlocal lr, canvas
             for number, frame in enumerate(read_frames(job.file, values), 1):
                 frame = suited(frame, job.form)
                 canvas = animation.canvas(*work.size.of(job.file, frame.height, frame.width), like=frame)
                 lr = _upscale(model, job, frame, canvas, work.halo, memory, f'{job.file.stem}, frame {number} of {frames}')
-                animation.append(canvas)
+                yield canvas
+        animation.write(finished())
     if job.comparison:
         write_comparison(job, work.label, values)
     seconds = time.perf_counter() - start

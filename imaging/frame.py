@@ -49,6 +49,11 @@ class Frame:
         return self.pixels.shape[2] == 1
 
     @property
+    def mode(self) -> str:
+        """L grey, RGB, LA and RGBA with transparency."""
+        return ('L' if self.is_grey else 'RGB') + ('' if self.alpha is None else 'A')
+
+    @property
     def bits(self) -> int:
         """Per channel: 8, 16, or 32 for floating point."""
         return 8 * self.pixels.itemsize

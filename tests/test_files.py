@@ -1,10 +1,15 @@
 """Files of every mode, format and depth, read and written. Files and values are made by other means than the project's."""
 import io
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from helpers import message
 from lab import slow_except
 from PIL import ExifTags, Image, ImageCms, ImageOps
@@ -533,6 +538,16 @@ def test_frames_are_what_a_viewer_shows(tmp_path):
     assert shown == ['rrrr', 'rgrr', 'rrgg', 'gr..']
 
 
+def canvases(made: Animation, source: Path, times: int = 1) -> Iterator[Canvas]:
+    """The frames of a file, each pixel repeated."""
+    for frame in read_frames(source):
+        canvas = made.canvas(times * frame.height, times * frame.width, like=frame)
+        rgb = frame.rgb() / np.float64(np.iinfo(frame.pixels.dtype).max)
+        canvas.put(slice(0, canvas.height), slice(0, canvas.width),
+                   torch.from_numpy(rgb.repeat(times, 0).repeat(times, 1)).movedim(-1, 0))
+        yield canvas
+
+
 PLAYS = {'.gif': [({}, 1), ({'loop': 0}, 0), ({'loop': 3}, 4)], '.webp': [({'loop': 0}, 0), ({'loop': 3}, 3)],
          '.png': [({'loop': 0}, 0), ({'loop': 3}, 3)]}
 
@@ -548,12 +563,9 @@ def test_animations(tmp_path, source, target):
         header = read_header(tmp_path / f'a{source}')
         assert header == (12, 16, 4, plays, source == '.tif')
         lossless = DEFAULTS._replace(quality=100)
-        with Animation(tmp_path / f'b{target}', frames=4, plays=header.plays, options=lossless) as made:
-            for frame in read_frames(tmp_path / f'a{source}'):
-                canvas = made.canvas(24, 32, like=frame)
-                canvas.put(slice(0, 24), slice(0, 32), torch.from_numpy(frame.rgb() / 255).movedim(-1, 0).repeat_interleave(
-                    2, 1).repeat_interleave(2, 2))
-                made.append(canvas)
+        modes = {frame.mode for frame in read_frames(tmp_path / f'a{source}')}
+        made = Animation(tmp_path / f'b{target}', frames=4, plays=header.plays, modes=modes, options=lossless)
+        made.write(canvases(made, tmp_path / f'a{source}', 2))
         with Image.open(tmp_path / f'b{target}') as image:
             assert image.n_frames == 4 and image.size == (32, 24)
             for number, expected in enumerate(frames):
@@ -564,6 +576,73 @@ def test_animations(tmp_path, source, target):
                 found = np.asarray(image.convert('RGB')).astype(int)
                 assert np.abs(found - expected.repeat(2, 0).repeat(2, 1)).max() == 0
         assert read_header(tmp_path / f'b{target}').plays == (1 if target == '.tif' else plays)
+
+
+@pytest.mark.parametrize('suffix', ['.gif', '.webp', '.png', '.tif'])
+def test_frames_are_written_when_they_are_finished(tmp_path, suffix):
+    """However many there are, three are in memory at most: the one being made, and two to see what changes."""
+    like = Frame(pixels=RGB8, duration=50)
+    made = Animation(tmp_path / f'a{suffix}', frames=12, modes=['RGB'])
+    known: list[weakref.ref] = []
+    most = 0
+
+    def finished() -> Iterator[Canvas]:
+        nonlocal most
+        for number in range(12):
+            canvas = made.canvas(H, W, like=like)
+            canvas.put(slice(0, H), slice(0, W), torch.full((3, H, W), number / 12))
+            known.append(weakref.ref(canvas.pixels))
+            most = max(most, sum(reference() is not None for reference in known))
+            yield canvas
+    made.write(finished())
+    assert most <= 3 and read_header(tmp_path / f'a{suffix}').frames == 12
+
+
+@pytest.mark.parametrize('suffix', ['.gif', '.png', '.webp'])
+def test_equal_frames_are_shown_once_for_longer(tmp_path, suffix):
+    made = Animation(tmp_path / f'a{suffix}', frames=4, modes=['L'], options=DEFAULTS._replace(quality=100))
+    frames = [Frame(pixels=np.full((4, 5, 1), value, np.uint8), duration=duration)
+              for value, duration in ((9, 40), (9, 60), (200, 100), (9, 30))]
+
+    def finished() -> Iterator[Canvas]:
+        for frame in frames:
+            canvas = made.canvas(4, 5, like=frame)
+            canvas.put(slice(0, 4), slice(0, 5), torch.full((3, 4, 5), int(frame.pixels[0, 0, 0]) / 255))
+            yield canvas
+    made.write(finished())
+    shown = [(int(frame.pixels[0, 0, 0]), frame.duration) for frame in read_frames(tmp_path / f'a{suffix}')]
+    assert shown == [(9, 100), (200, 100), (9, 30)]
+
+
+LONG = '''
+import resource, sys
+import numpy as np, torch
+from imaging import Animation, Frame
+used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+made = Animation(sys.argv[1], frames=200, modes=['RGB'])
+scene = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+scene = torch.from_numpy(scene) / 255
+def finished():
+    for number in range(200):
+        if number == 5:
+            finished.before = used()
+        canvas = made.canvas(512, 512, like=Frame(pixels=np.zeros((1, 1, 3), np.uint8), duration=40))
+        canvas.put(slice(0, 512), slice(0, 512), scene.roll(8 * number, 2))
+        yield canvas
+made.write(finished())
+print(used() - finished.before)
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('suffix', ['.gif', '.webp', '.png'])
+def test_the_memory_of_many_frames(tmp_path, suffix):
+    """200 frames of 512x512 are 150 MiB in RGB, and 50 in palettes."""
+    words = [sys.executable, '-c', LONG, str(tmp_path / f'a{suffix}')]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 25  # MiB
+    assert read_header(tmp_path / f'a{suffix}').frames == 200
 
 
 def test_an_avif_animation_is_read(tmp_path):
@@ -582,11 +661,8 @@ def test_an_animation_with_transparency(tmp_path):
     images = [Image.fromarray(page) for page in pages]
     images[0].save(tmp_path / 'a.png', save_all=True, append_images=images[1:], duration=70)
     for suffix in ('.gif', '.webp', '.png', '.tif'):
-        with Animation(tmp_path / f'b{suffix}', frames=3) as made:
-            for frame in read_frames(tmp_path / 'a.png'):
-                canvas = made.canvas(8, 8, like=frame)
-                canvas.put(slice(0, 8), slice(0, 8), torch.from_numpy(frame.rgb() / 255).movedim(-1, 0))
-                made.append(canvas)
+        made = Animation(tmp_path / f'b{suffix}', frames=3)
+        made.write(canvases(made, tmp_path / 'a.png'))
         for frame, page in zip(read_frames(tmp_path / f'b{suffix}'), pages):
             assert np.array_equal(frame.alpha, page[..., 3])
             assert np.abs(frame.pixels[page[..., 3] > 0].astype(int) - (200, 0, 0)).max() <= 4
@@ -599,20 +675,14 @@ def test_pages_have_sizes_and_depths_of_their_own(tmp_path):
         file.write(RGB8[:4, :4], photometric='rgb', subfiletype=1)
         file.write(GREY8[:5, :, 0], photometric='minisblack')
     assert read_header(tmp_path / 'a.tif') == (H, W, 2, 1, True)
-    with Animation(tmp_path / 'b.tif', frames=2) as made:
-        for frame in read_frames(tmp_path / 'a.tif'):
-            canvas = made.canvas(*frame.pixels.shape[:2], like=frame)
-            rgb = frame.rgb() / np.float64(np.iinfo(frame.pixels.dtype).max)
-            canvas.put(slice(0, frame.height), slice(0, frame.width), torch.from_numpy(rgb).movedim(-1, 0))
-            made.append(canvas)
+    made = Animation(tmp_path / 'b.tif', frames=2)
+    made.write(canvases(made, tmp_path / 'a.tif'))
     with tifffile.TiffFile(tmp_path / 'b.tif') as file:
         assert np.array_equal(file.pages[0].asarray(), RGB16) and file.pages[0].iccprofile == ADOBE_RGB
         assert np.array_equal(file.pages[1].asarray(), GREY8[:5, :, 0]) and file.pages[1].iccprofile is None
-    frames = list(read_frames(tmp_path / 'a.tif'))
-    with pytest.raises(UserError, match=r'c\.gif: its frames have different sizes, 9x11 and 5x11'), \
-            Animation(tmp_path / 'c.gif', frames=2) as made:
-        for frame in frames:
-            made.append(made.canvas(*frame.pixels.shape[:2], like=frame))
+    made = Animation(tmp_path / 'c.gif', frames=2)
+    with pytest.raises(UserError, match=r'c\.gif: its frames have different sizes, 9x11 and 5x11'):
+        made.write(canvases(made, tmp_path / 'a.tif'))
     assert not (tmp_path / 'c.gif').exists() and not list(tmp_path.glob('.partial*'))
 
 
