@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from common.coords import Region
 from models import upscale
 from models.latents import LatentCache
+from models.mirror import continued, mirror
 from models.requests import check_queries
 from models.upscale import EncodedImage
 from utils import UserError, shortened
@@ -30,12 +31,15 @@ class Encoder(nn.Module):
         reach: how many LR pixels around it a feature depends on; None: the whole image, which is then always encoded as a
             whole.
         multiple: both sides of the input of `features` are multiples of this number; images are mirrored to reach it.
+        mirrored: images that are upscaled are continued at the bottom and the right, for the decoder too, by 1 to so many
+            mirrored pixels, to a multiple of this number; 1: not at all. In training, sides that are multiples stay.
         scale: 1, or the factor of the upsampling tail; with a tail `features` returns RGB (B, 3, scale·H, scale·W).
     """
 
     out_channels: int
     reach: int | None = None
     multiple: int = 1
+    mirrored: int = 1
     scale: int = 1
 
     def features(self, x: Tensor) -> Tensor:
@@ -178,7 +182,11 @@ class SRModel(nn.Module):
         Returns: (B, Q, 3), RGB; the targets lie in [0, 1], the predictions are not clamped.
         """
         check_queries(lr, coord, cell, self.inp_sub, values=not (self.training or torch.compiler.is_compiling()))
-        return self.denormalise_rgb(self.query(self.encode(self.normalise_lr(lr)), coord, cell))
+        lr = self.normalise_lr(lr)
+        mirrored = getattr(getattr(self, 'encoder', None), 'mirrored', 1)
+        if lr.shape[2] % mirrored or lr.shape[3] % mirrored:
+            lr, coord, cell = continued(lr, mirrored, coord, cell)
+        return self.denormalise_rgb(self.query(self.encode(lr), coord, cell))
 
     def upscale(self, image: Any, size: tuple[int, int], memory: int | None = None, halo: int | None = None,
                 progress: Callable[[float], None] | None = None) -> Tensor:
@@ -236,13 +244,3 @@ class SRModel(nn.Module):
                                     f'(of div at least {SMALLEST_DIV:g}), got {shortened(values)}')
                 name = f'{side}_{key}'
                 setattr(self, name, getattr(self, name).new_tensor(values))
-
-
-def mirror(x: Tensor, multiple: int) -> Tensor:
-    """(B, C, H, W) extended at the bottom and the right by mirroring, edge pixels repeated, to multiples of a number."""
-    for dim in (2, 3):
-        n = x.shape[dim]
-        if n % multiple:
-            position = torch.arange(-(-n // multiple) * multiple, device=x.device) % (2 * n)
-            x = x.index_select(dim, torch.minimum(position, 2 * n - 1 - position))
-    return x

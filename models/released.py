@@ -50,7 +50,8 @@ AMSIT_NAMES = (
 )
 BARE = ((r'^(?!encoder\.)', 'encoder.'),)  # fixed-scale networks: released without the prefix
 RENAMED = {'amsit': AMSIT_NAMES, 'edsr-baseline': BARE, 'rdn': BARE}
-UNUSED = re.compile(r'(^|\.)(sub_mean|add_mean)\.')  # EDSR's mean shift: stored, never applied
+# the mean shift of EDSR and RCAN: stored, never applied; of SwinIR: what follows from its sizes
+UNUSED = re.compile(r'(^|\.)((sub_mean|add_mean)\.|(relative_position_index|attn_mask)$)')
 
 
 def method(name: str) -> str:

@@ -28,6 +28,7 @@ from common import coords
 from common.coords import Region
 from models.latents import LatentCache, LazyLatents
 from models.memory import PeakMeter, peak_bytes, release_unused
+from models.mirror import mirror
 from models.requests import DTYPES, kind_of
 from utils import RunError, UserError, shortened
 
@@ -51,7 +52,10 @@ OUTSIDE = 0.5           # how far floating-point values may lie outside [0, 1]: 
 
 
 class EncodedImage(NamedTuple):
-    """An image of B, H, W whose regions are encoded once, for `render_window`. `latent(region)` is the model's latent."""
+    """An image of B, H, W whose regions are encoded once, for `render_window`. `latent(region)` is the model's latent.
+
+    Where the model mirrors images, the regions are those of the larger image.
+    """
     regions: list[Region]
     latent: Callable[[Region], Any]
     batch: int
@@ -99,11 +103,8 @@ def upscale_parts(model: 'SRModel', image: Any, size: tuple[int, int], write: Ca
     Raises: UserError for another input, a size that the model cannot make, or too little memory.
     """
     with _inference(model):
-        lr = model.normalise_lr(lr_batch(model, image))
-        _check_request(model, lr, size, halo)
+        lr, rows, columns, cell = _request(model, image, size)
         regions, memory = plan_regions(model, lr, size, memory, halo)
-        rows, columns = coords.pixel_centres(size[0], lr.device), coords.pixel_centres(size[1], lr.device)
-        cell = coords.make_cell(*size, lr.device).expand(len(lr), 2)
         for region in regions:
             latent = model.encode(lr, region, halo)
             for part in _decode_region(model, latent, region, rows, columns, cell, memory):
@@ -122,16 +123,20 @@ def encode_image(model: 'SRModel', image: Any, side: int | None = None, cache: L
     """
     with _inference(model):
         lr = model.normalise_lr(lr_batch(model, image))
+        height, width = lr.shape[2:]
+        mirrored = getattr(getattr(model, 'encoder', None), 'mirrored', 1)
+        if mirrored > 1:
+            lr = mirror(lr, mirrored, 1)
         whole = Region.whole(*lr.shape[2:])
         if side is None:
-            return EncodedImage([whole], {whole: model.encode(lr)}.__getitem__, len(lr), *lr.shape[2:])
+            return EncodedImage([whole], {whole: model.encode(lr)}.__getitem__, len(lr), height, width)
     regions = [whole] if model.reach is None else list(whole.split(side, side))
 
     def encode(region: Region) -> Any:
         with _inference(model):
             return model.encode(lr, region)
     latents = LazyLatents(encode=encode, cache=cache or LatentCache(memory=sys.maxsize))
-    return EncodedImage(regions, latents, len(lr), *lr.shape[2:])
+    return EncodedImage(regions, latents, len(lr), height, width)
 
 
 def render_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, float, float, float],
@@ -148,15 +153,16 @@ def render_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, 
     """
     _check_window(model, encoded, window, size)
     top, left, bottom, right = window
+    image_height, image_width = encoded.regions[0][4:]
     with _inference(model):
         device = model.inp_sub.device
-        rows = 2 * (top + (bottom - top) * (coords.pixel_centres(size[0], device) + 1) / 2) / encoded.height - 1
-        columns = 2 * (left + (right - left) * (coords.pixel_centres(size[1], device) + 1) / 2) / encoded.width - 1
+        rows = 2 * (top + (bottom - top) * (coords.pixel_centres(size[0], device) + 1) / 2) / image_height - 1
+        columns = 2 * (left + (right - left) * (coords.pixel_centres(size[1], device) + 1) / 2) / image_width - 1
         cell = coords.make_cell(*size, device) * rows.new_tensor(
-            [(bottom - top) / encoded.height, (right - left) / encoded.width])
-        edges = [int(edge) for line, n in ((rows, encoded.height), (columns, encoded.width))
+            [(bottom - top) / image_height, (right - left) / image_width])
+        edges = [int(edge) for line, n in ((rows, image_height), (columns, image_width))
                  for edge in coords.nearest_index(line[[0, -1]], n)]
-        visible = Region(edges[0], edges[1] + 1, edges[2], edges[3] + 1, encoded.height, encoded.width)
+        visible = Region(edges[0], edges[1] + 1, edges[2], edges[3] + 1, image_height, image_width)
         cell, out = cell.expand(encoded.batch, 2), model.inp_sub.new_empty(encoded.batch, 3, *size)
         memory = default_memory(device)[0] if memory is None else memory
         for region in encoded.regions:
@@ -173,16 +179,13 @@ def halo_error(model: 'SRModel', image: Any, size: tuple[int, int], halo: int, m
     Returns: 0 where the image is not processed in regions; None where not even one exact region fits into the memory.
     """
     with _inference(model):
-        lr = model.normalise_lr(lr_batch(model, image))
-        _check_request(model, lr, size, halo)
+        lr, rows, columns, cell = _request(model, image, size)
         try:
             regions, memory = plan_regions(model, lr, size, memory, None)
         except UserError:
             return None
         if len(regions) == 1:
             return 0.0
-        rows, columns = coords.pixel_centres(size[0], lr.device), coords.pixel_centres(size[1], lr.device)
-        cell = coords.make_cell(*size, lr.device).expand(len(lr), 2)
         middle = regions[len(regions) // 2]
         exact, quick = (_decode_region(model, model.encode(lr, middle, margin), middle, rows, columns, cell, memory)
                         for margin in (None, halo))
@@ -278,9 +281,10 @@ def _margins(model: 'SRModel', halo: int | None) -> tuple[int, int]:
     """LR pixels around a region that are read: by the whole encoding, and by the layers after the encoder alone."""
     if model.reach is None:  # there is nothing around the whole image
         return 0, 0
-    seen = getattr(getattr(model, 'encoder', None), 'reach', 0) or 0
-    after = model.reach - seen
-    return after + (seen if halo is None else min(halo, seen)), after
+    encoder = getattr(model, 'encoder', None)
+    seen = getattr(encoder, 'reach', 0) or 0
+    after, rounding = model.reach - seen, getattr(encoder, 'multiple', 1) - 1
+    return after + (seen if halo is None else min(halo, seen)) + rounding, after
 
 
 def _region_side(lr: Tensor, memory: int, stages: list[tuple[int, int]]) -> tuple[int, int]:
@@ -309,7 +313,7 @@ def _decode_region(model: 'SRModel', latent: Any, region: Region, rows: Tensor, 
         step = stop - start
     for top in range(start, stop, step):
         y = nearest_in(nearest_row, top, min(top + step, stop))
-        if y.stop > y.start:
+        if y.stop > y.start and x.stop > x.start:
             release_unused()
             rgb = model.query_grid(latent, rows[y], columns[x], cell, memory)        # (B, h', w', 3)
             rgb = model.denormalise_rgb(rgb)
@@ -396,8 +400,14 @@ def lr_batch(model: 'SRModel', image: Any) -> Tensor:
     return lr.to(model.inp_sub)
 
 
-def _check_request(model: 'SRModel', lr: Tensor, size: tuple[int, int], halo: int | None) -> None:
-    """Raises UserError unless this model can upscale `lr` to `size`."""
+def _request(model: 'SRModel', image: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What is asked of the model, in its units.
+
+    Returns: LR (B, 3, H, W), normalised; the coordinates of the output's rows (h,) and columns (w,) and the cell (B, 2),
+        float64, in coordinates of LR.
+    Raises: UserError unless this model can upscale the image to `size`.
+    """
+    lr = model.normalise_lr(lr_batch(model, image))
     height, width = size
     if height < lr.shape[2] or width < lr.shape[3]:
         raise UserError(f'upscale: {height}x{width} is smaller than the input, {lr.shape[2]}x{lr.shape[3]}; '
@@ -405,6 +415,15 @@ def _check_request(model: 'SRModel', lr: Tensor, size: tuple[int, int], halo: in
     if model.fixed_scale and (height, width) != tuple(model.fixed_scale * side for side in lr.shape[2:]):
         raise UserError(f'upscale: this model upscales by exactly {model.fixed_scale}; {lr.shape[2]}x{lr.shape[3]} '
                         f'to {height}x{width} needs an arbitrary-scale model')
+    rows, columns = coords.pixel_centres(height, lr.device), coords.pixel_centres(width, lr.device)
+    cell = coords.make_cell(height, width, lr.device).expand(len(lr), 2)
+    mirrored = getattr(getattr(model, 'encoder', None), 'mirrored', 1)
+    if mirrored > 1:
+        larger = mirror(lr, mirrored, 1)
+        share = [side / longer for side, longer in zip(lr.shape[2:], larger.shape[2:])]
+        rows, columns, cell = (rows + 1) * share[0] - 1, (columns + 1) * share[1] - 1, cell * cell.new_tensor(share)
+        lr = larger
+    return lr, rows, columns, cell
 
 
 def _check_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, float, float, float],
