@@ -18,6 +18,7 @@ from engine.files import add_file_options, chosen_files
 from engine.films import plan_film, upscale_film
 from engine.info import add_info_option, print_info
 from engine.jobs import add_job_options, chosen_jobs, plan
+from engine.modes import check_options
 from engine.sizes import MAX_SIDE, add_size_options, chosen_size
 from engine.upscaling import Work, upscale_files
 from engine.zoom import add_zoom_options, plan_zoom, write_zoom
@@ -42,7 +43,7 @@ def main() -> None:
 
 
 def read_options() -> Namespace:
-    """The command line."""
+    """The command line. Raises UserError for an option without effect on what the others ask for."""
     parser = Parser(description='Upscales images to any size.')
     add_job_options(parser)
     parser.option('model', default='MSIT-S', metavar='FILE',
@@ -61,7 +62,9 @@ def read_options() -> Namespace:
     parser.device_options()
     parser.precision_option()
     parser.kernels_option()
-    return parser.parse_args()
+    options, given = parser.parse_given()
+    check_options(options, given)
+    return options
 
 
 def load_model(options: Namespace) -> SRModel:

@@ -28,6 +28,13 @@ _HALF = {'bfloat16': ('avx512_bf16', 'amx_bf16', 'avx10_2', 'bf16'), 'float16': 
 class Parser(argparse.ArgumentParser):
     """Accepts every option with one dash or two, and reports a wrong one in a single line."""
 
+    def parse_given(self) -> tuple[argparse.Namespace, set[str]]:
+        """The options, and the names of those on the command line, also where they say what is the default."""
+        defaults, absent = vars(self.parse_args([])), object()
+        found = vars(self.parse_args(namespace=argparse.Namespace(**dict.fromkeys(defaults, absent))))
+        given = {name: value for name, value in found.items() if value is not absent}
+        return argparse.Namespace(**{**defaults, **given}), set(given)
+
     def option(self, name: str, **settings) -> None:
         """Adds the option -name, also written --name."""
         self.add_argument(f'-{name}', f'--{name}', **settings)

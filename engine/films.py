@@ -3,7 +3,7 @@
 Frames go through a pipeline: one thread decodes, this one upscales, another one encodes. Each holds a few frames at a time.
 """
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -54,13 +54,13 @@ def plan_film(options: JobOptions, size: Size, files: FileOptions) -> FilmJob | 
 
     Raises: UserError when the film cannot be read, or the new one cannot be written; for several inputs.
     """
-    films = [path for path in map(Path, options.words) if path.suffix.lower() in INPUT_FILM_SUFFIXES and not path.is_dir()]
+    films = films_among(options.words)
     if not films:
         return None
     if len(options.words) > 1:
         raise UserError(f'-input: {films[0]} is a film; give it alone, because films are upscaled one at a time')
     source, write = films[0], files.write
-    _check_options(options, files)
+    _check_options(files)
     with Film(source) as film:
         header = film.read_header()
     old, notes = header.shape, []
@@ -89,6 +89,11 @@ def plan_film(options: JobOptions, size: Size, files: FileOptions) -> FilmJob | 
     return FilmJob(source, target, header, shape, write.quality, write.background, notes, finished)
 
 
+def films_among(words: Sequence[str]) -> list[Path]:
+    """The films among inputs, by their suffixes."""
+    return [path for path in map(Path, words) if path.suffix.lower() in INPUT_FILM_SUFFIXES and not path.is_dir()]
+
+
 def _is_finished(source: Path, target: Path, size: tuple[int, int]) -> bool:
     """Whether the new film is there, made after the old one, and of its size."""
     if not is_made_after(target, source):
@@ -100,14 +105,8 @@ def _is_finished(source: Path, target: Path, size: tuple[int, int]) -> bool:
         return False
 
 
-def _check_options(options: JobOptions, files: FileOptions) -> None:
-    """Raises UserError for options that mean images."""
-    if options.compare:
-        raise UserError('-compare: is for images; leave it out')
-    if files.value_range:
-        raise UserError('-range: is for images; a film says itself what its values mean')
-    if files.first_frame:
-        raise UserError('-first-frame: is for images; every frame of a film is upscaled')
+def _check_options(files: FileOptions) -> None:
+    """Raises UserError for values of options that no film has."""
     if files.write.bits == 16:
         raise UserError('-bits 16: films have 8 or 10 bits; leave it out to keep those of the input')
     names = [suffix[1:] for suffix in OUTPUT_FILM_SUFFIXES]

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from common.cli import Parser
 from common.ranges import Range, real_number, whole_number
+from engine.files import chosen_files
 from engine.jobs import OUTPUT
 from engine.windows import LATENT_MEMORY, Window, WindowedImage, check_windows, read_for_screen
 from imaging import check_file, read_header
@@ -83,10 +84,11 @@ def add_zoom_options(parser: Parser, sizes: argparse._MutuallyExclusiveGroup) ->
 
 
 class ZoomJob(NamedTuple):
-    """An image, the film to write, and the frames between them."""
+    """An image, the film to write, the frames between them, and the values of black and white in the image (-range)."""
     source: Path
     target: Path
     zoom: Zoom
+    value_range: tuple[float, float] | None = None
 
 
 def plan_zoom(options: argparse.Namespace) -> ZoomJob | None:
@@ -95,9 +97,6 @@ def plan_zoom(options: argparse.Namespace) -> ZoomJob | None:
     Raises: UserError for wrong options, an input that is no image, and a film that cannot be written.
     """
     if options.zoom is None:
-        for name in ('at', 'frames', 'fps', 'size'):
-            if getattr(options, name) is not None:
-                raise UserError(f'-{name}: describes a zoom; give -zoom too, such as -zoom 1,30')
         return None
     if len(options.input) > 1:
         raise UserError('-input: a zoom is into one image; give one')
@@ -113,7 +112,7 @@ def plan_zoom(options: argparse.Namespace) -> ZoomJob | None:
     zoom = Zoom(first, last, (y, x), options.frames or FRAMES, options.fps or FPS, (size[0], size[1]))
     target = options.output or OUTPUT / f'{source.stem}_zoom.webp'
     check_film(target, *zoom.size, zoom.fps)
-    return ZoomJob(source, target, zoom)
+    return ZoomJob(source, target, zoom, chosen_files(options).value_range)
 
 
 def _numbers(name: str, text: str, allowed: Range, expected: str) -> tuple[float, float]:
@@ -132,8 +131,8 @@ def write_zoom(model: SRModel, job: ZoomJob) -> None:
     Raises: UserError when the image cannot be read or the model renders no windows.
     """
     check_windows(model, '-zoom')
-    source, target, zoom = job
-    image = WindowedImage(model=model, rgb=read_for_screen(source), cache=LatentCache(memory=LATENT_MEMORY))
+    source, target, zoom, value_range = job
+    image = WindowedImage(model=model, rgb=read_for_screen(source, value_range), cache=LatentCache(memory=LATENT_MEMORY))
     write_film(target, render_frames(image, zoom), zoom.frames, zoom.fps)
     scales = [zoom.size[0] / zoom.window(index, image.height, image.width).height for index in (0, zoom.frames - 1)]
     tqdm.write(f'{printable(source)} -> {printable(target)} ({zoom.frames} frames of {zoom.size[0]}x{zoom.size[1]}, '

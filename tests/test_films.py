@@ -357,10 +357,10 @@ OPTIONS = [
     ('-output b.mp4 -resolution 16386,48', '16386x48 is too large for H.264, which has at most 16,384 pixels at a side'),
     ('-output b.webm -resolution 65537,48', '65537x48 is too large for VP9, which has at most 65,536'),
     ('-output b.mp4 -resolution 16,24', 'smaller'),
-    ('-output b.mp4 -compare', '-compare: is for images'),
+    ('-output b.mp4 -compare', '-compare: has no effect on films'),
     ('-format png', '-format png: no format of a film'),
     ('-bits 16', '-bits 16: films have 8 or 10 bits'),
-    ('-range 0,1', '-range: is for images'), ('-first-frame', '-first-frame: is for images'),
+    ('-range 0,1', '-range: has no effect on films'), ('-first-frame', '-first-frame: has no effect on films'),
 ]
 
 

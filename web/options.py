@@ -33,12 +33,7 @@ def plan_web(options: argparse.Namespace) -> Callable[[SRModel], None] | None:
     Raises: UserError for wrong options, missing packages, and an address that cannot be used.
     """
     if not options.web:
-        for name in ('port', 'host'):
-            if getattr(options, name) is not None:
-                raise UserError(f'-{name}: describes the page of -web; give -web too')
         return None
-    if options.output is not None:
-        raise UserError('-output: the page of -web saves files through the browser; leave it out')
     if not all(map(importlib.util.find_spec, PACKAGES)):
         raise UserError(MISSING)
     from web.server import bind, serve  # an extra

@@ -5,8 +5,10 @@
     judge       the contract of the commands; what of an outcome breaks it
     outputs     whether a file that a command has written can be read
     originals   valid images, configs, checkpoints, a run, …: what the attacks start from
+    films       small valid films
     mutate      random changes of bytes and of nested values
-    inputs      the families of hostile inputs: configs, checkpoints, states, images, options, kept, archives, disks
+    inputs      the families of hostile inputs: configs, checkpoints, states, images, options, kept, archives, disks,
+                jobs, films
     kills       commands that are killed at a random moment and run again
     campaign    many attacks, two at a time; the table at the end
 

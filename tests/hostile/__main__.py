@@ -3,6 +3,7 @@ import os
 
 os.environ.update(OMP_NUM_THREADS='1', http_proxy='http://127.0.0.1:9', https_proxy='http://127.0.0.1:9')  # no network
 
+import contextlib
 import shutil
 import sys
 import tempfile
@@ -11,6 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import torch._dynamo  # noqa: F401  (so that no command imports it for itself)
+
+with contextlib.suppress(ImportError):
+    import av  # noqa: F401  (likewise)
 
 from common.cli import Parser, run
 from common.ranges import real_number, whole_number
@@ -27,10 +31,13 @@ def main() -> None:
     parser.option('kills', type=whole_number(0, 10 ** 6), default=40, metavar='N', help='kills (default: 40)')
     parser.option('seed', type=whole_number(0, 10 ** 9), default=0, metavar='N', help='another seed, other attacks')
     parser.option('only', type=whole_number(0, 10 ** 7), metavar='N', help='only the attack of this number; keeps its files')
-    parser.option('family', choices=list(inputs.FAMILIES), help='only the inputs of this family')
+    parser.option('family', choices=[*inputs.FAMILIES, *(f'kill {name}' for name in kills.COMMANDS)], metavar='NAME',
+                  help='only the inputs of this family, or the kills of this command, such as jobs or "kill zoom"')
     parser.option('limit', type=real_number(1, 1000), default=30.0, metavar='S', help='seconds for a command (default: 30)')
     options = parser.parse_args()
     silenced_bytecode()
+    for line in inputs.LEFT_OUT:
+        print(line, file=sys.stderr)
     root = Path(tempfile.mkdtemp(prefix='hostile-'))
     root.chmod(0o755)
     tally = Tally()
@@ -56,7 +63,8 @@ def _attacks(count: int, killed: int, family: str | None, only: int | None,
         name = names[number % len(names)]
         if family in (None, name):
             yield partial(Input, name, number, inputs.FAMILIES[name], settings)
-    numbers = range(kills.FIRST, kills.FIRST + killed) if only is None else [only] if only >= kills.FIRST else []
+    numbers = list(range(kills.FIRST, kills.FIRST + killed)) if only is None else [only] if only >= kills.FIRST else []
+    numbers = [number for number in numbers if family in (None, f'kill {kills.name_of(number)}')]
     if numbers:
         undisturbed = kills.Undisturbed(settings)
         yield from (partial(kills.Kill, number, undisturbed, settings) for number in numbers)

@@ -9,6 +9,7 @@ import torch
 
 from tests.hostile.campaign import Settings, described, new_yard, started
 from tests.hostile.case import Case, Outcome
+from tests.hostile.films import HAS_FILMS
 from tests.hostile.judge import contents, faults, is_unfinished
 from tests.hostile.process import Process
 
@@ -16,6 +17,7 @@ FIRST = 10 ** 6  # the number of the first kill
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 CPU = ['-device', 'cpu']
 LONGER = ['-set', 'epoch_max=3', 'train_dataset.epoch_batches=4', 'save_every=1']
+ZOOM = ['-zoom', '1,6', '-frames', '12', '-size', '48,48']
 COMMANDS = {  # what is killed: command, options, what it writes
     'demo': ('demo', ['-input', 'data/images', '-scale', '4', '-model', 'weights.pth', '-output', 'out', *CPU], 'out'),
     'test': ('test', ['-config', 'test.yaml', '-model', 'weights.pth', '-name', 'x', *CPU, '-set',
@@ -24,7 +26,13 @@ COMMANDS = {  # what is killed: command, options, what it writes
     'mapped': ('train', ['-config', 'train.yaml', '-name', 'x', '-resume', 'auto', *CPU, *LONGER,
                          'train_dataset.dataset.args.cache=mapped'], 'save'),
     'prepare': ('prepare', ['Set5', '-data', 'data', '-archives', 'archives'], 'data/benchmark'),
-    'export': ('export', ['-model', 'weights.pth', '-output', 'out/small.pth', '-dtype', 'float16'], 'out')}
+    'export': ('export', ['-model', 'weights.pth', '-output', 'out/small.pth', '-dtype', 'float16'], 'out'),
+    'resume': ('demo', ['-input', 'data/images', '-recursive', '-scale', '3', '-model', 'weights.pth', '-resume', '-compare',
+                        '-output', 'out', *CPU], 'out'),
+    'zoom': ('demo', ['-input', 'data/images/0.png', *ZOOM, '-model', 'weights.pth', '-output', 'out/z.webp', *CPU], 'out')}
+if HAS_FILMS:
+    COMMANDS['film'] = ('demo', ['-input', 'films/a.mp4', '-scale', '2', '-model', 'weights.pth', '-resume', '-output',
+                                 'out/a.mp4', *CPU], 'out')
 
 
 def _case(name: str, folder: Path, originals: Path, odd: str) -> Case:
@@ -32,6 +40,7 @@ def _case(name: str, folder: Path, originals: Path, odd: str) -> Case:
     command, words, writes = COMMANDS[name]
     shutil.copytree(originals / 'data/images', folder / 'data/images')
     shutil.copytree(originals / 'archives', folder / 'archives')
+    shutil.copytree(originals / 'films', folder / 'films')
     for file in ('weights.pth', 'test.yaml', 'train.yaml'):
         shutil.copy2(originals / file, folder)
     return Case(command=command, words=list(words), odd=odd, names=('',), writes=(writes, 'data/decoded'))
@@ -60,8 +69,7 @@ class Kill:
 
     def __init__(self, number: int, undisturbed: Undisturbed, settings: Settings):
         rng = Random(f'{settings.seed} {number}')
-        names = list(COMMANDS)
-        self.name, self.number, self.settings = names[(number - FIRST) % len(names)], number, settings
+        self.name, self.number, self.settings = name_of(number), number, settings
         self.family = f'kill {self.name}'
         self.whole, seconds = undisturbed[self.name]
         self.moments = [(rng.choice(SIGNALS), rng.uniform(0, 1.1 * seconds)) for _ in range(rng.choice((1, 1, 2)))]
@@ -109,6 +117,12 @@ class Kill:
 
     def describe(self) -> str:
         return described(self.case, self.outcome)
+
+
+def name_of(number: int) -> str:
+    """Which command the kill of a number is for."""
+    names = list(COMMANDS)
+    return names[(number - FIRST) % len(names)]
 
 
 def differences(name: str, whole: Path, mine: Path) -> list[str]:

@@ -15,6 +15,7 @@ import train
 from common.cli import run
 from datasets.prepare import __main__ as prepare
 from engine.tools import average, export, grow
+from tests.hostile.films import make_films
 from tests.hostile.process import Process
 
 COMMANDS = {'demo': partial(run, demo.main), 'test': partial(run, test.main), 'train': partial(run, train.main),
@@ -54,11 +55,12 @@ def as_yaml(value: object) -> str:
 
 
 def make_originals(folder: Path) -> None:
-    """Writes into `folder`/case what the attacks start from: images, configs, a run, its weights, results, a store."""
+    """Writes into `folder`/case what the attacks start from: images, films, configs, a run, its weights, results."""
     case = folder / 'case'
     (case / 'data/images').mkdir(parents=True)
     for number in range(3):
         Image.fromarray(image(28, 30 + number, number)).save(case / f'data/images/{number}.png')
+    make_films(case / 'films')
     write_archive(case / 'archives/benchmark.tar', set5())
     (case / 'train.yaml').write_text(as_yaml(TRAIN))
     (case / 'test.yaml').write_text(as_yaml(TEST))

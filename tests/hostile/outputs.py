@@ -9,6 +9,8 @@ import torch
 import yaml
 from PIL import Image
 
+from imaging.film_formats import INPUT_FILM_SUFFIXES
+
 
 def unreadable(path: Path) -> str | None:
     """What is wrong with a file, judged by its suffix; None when nothing is."""
@@ -24,6 +26,13 @@ def unreadable(path: Path) -> str | None:
 def _read_image(path: Path) -> None:
     with Image.open(path) as image:
         image.load()
+
+
+def _read_film(path: Path) -> None:
+    import av  # an extra
+    with av.open(path) as film:
+        if not list(film.decode(video=0)):
+            raise ValueError('no frame')
 
 
 def _read_checkpoint(path: Path) -> None:
@@ -43,7 +52,8 @@ def _read_table(path: Path) -> None:
 
 
 _READERS: dict[str, Callable[[Path], object]] = {
-    **dict.fromkeys(('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm'), _read_image),
+    **dict.fromkeys(('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm'), _read_image),
+    **dict.fromkeys(INPUT_FILM_SUFFIXES, _read_film),
     **dict.fromkeys(('.pth', '.pt'), _read_checkpoint), '.npy': _read_entry, '.csv': _read_table,
     '.json': lambda path: json.loads(path.read_text(encoding='utf-8')),
     '.yaml': lambda path: yaml.safe_load(path.read_text(encoding='utf-8')),
