@@ -40,18 +40,21 @@ class FilmFormat(NamedTuple):
     Attributes:
         container: FFmpeg's name.
         audio: the encoder for sound that the container cannot hold as it is.
+        options: FFmpeg's, of the container.
     """
     container: str
     codec: Codec
     audio: str
+    options: dict[str, str] = {}
 
 
 H264 = Codec('libx264', 'H.264', 16384, even=True, alpha=False, best=16, worst=51, ahead=40, ahead_option='rc-lookahead')
 VP9 = Codec('libvpx-vp9', 'VP9', 65536, even=False, alpha=True, best=18, worst=63, ahead=25, ahead_option='lag-in-frames')
+_INDEX_FIRST = {'movflags': 'faststart'}  # so that browsers play it while it loads
 FILM_FORMATS = {
-    '.mp4': FilmFormat('mp4', H264, 'aac'),
+    '.mp4': FilmFormat('mp4', H264, 'aac', _INDEX_FIRST),
     '.mkv': FilmFormat('matroska', H264, 'aac'),
-    '.mov': FilmFormat('mov', H264, 'aac'),
+    '.mov': FilmFormat('mov', H264, 'aac', _INDEX_FIRST),
     '.webm': FilmFormat('webm', VP9, 'libopus'),
 }
 OUTPUT_FILM_SUFFIXES = tuple(FILM_FORMATS)

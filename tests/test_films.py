@@ -97,6 +97,27 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return 10 * np.log10(255 ** 2 / max(1e-9, ((a - b) ** 2).mean()))
 
 
+def boxes_of(path: Path) -> list[bytes]:
+    """The names of the boxes of a file of MPEG-4 (ISO/IEC 14496-12, 4.2), in their order."""
+    data, place, names = path.read_bytes(), 0, []
+    while place < len(data):
+        size = int.from_bytes(data[place:place + 4], 'big')
+        names.append(data[place + 4:place + 8])
+        place += size if size != 1 else int.from_bytes(data[place + 8:place + 16], 'big')
+    return names
+
+
+@pytest.mark.parametrize('name', slow_except(['b.mp4'], ['b.mp4', 'b.mov', 'http:b.mp4', 'é\n\udcff.mp4']))
+def test_the_index_stands_before_the_frames(tmp_path, monkeypatch, name):
+    """So browsers play a film while they load it; names that look like addresses are names."""
+    monkeypatch.chdir(tmp_path)
+    upscale(make_film(tmp_path / 'a.mp4'), Path(name))
+    order = [box for box in boxes_of(tmp_path / name) if box in (b'ftyp', b'moov', b'mdat')]
+    assert order == [b'ftyp', b'moov', b'mdat']
+    with Film(tmp_path / name) as film:
+        assert film.read_header().frames == COUNT
+
+
 # frames and time
 
 @pytest.mark.parametrize('suffix', slow_except(['.mp4'], ['.mp4', '.mkv', '.mov', '.webm']))
