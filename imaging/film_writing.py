@@ -48,10 +48,9 @@ class FilmWriter:
 
     def __enter__(self) -> 'FilmWriter':
         with ExitStack() as stack:
-            path = stack.enter_context(atomic_path(self.path)).absolute()  # FFmpeg reopens it; a:b would be an address
-            file = stack.enter_context(open(path, 'wb'))
+            path = stack.enter_context(atomic_path(self.path)).absolute()  # FFmpeg takes a:b as an address
             stack.enter_context(self._writing())
-            self._container = stack.enter_context(self._av.open(file, 'w', format=self._form.container,
+            self._container = stack.enter_context(self._av.open(str(path), 'w', format=self._form.container,
                                                                 options=self._form.options))
             self._stream = self._add_stream()
             self._tracks = self._add_tracks(self._source) if self._source else {}

@@ -1,6 +1,7 @@
 """Upscaling films: frames, time, sound, colours, what cannot be read, and what an interrupt leaves."""
 import os
 import re
+import resource
 import signal
 import struct
 import subprocess
@@ -513,3 +514,17 @@ def test_few_frames_are_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(Film, 'items', items)
     upscale(make_film(tmp_path / 'a.mp4', sound=None, times=range(40)), tmp_path / 'b.mp4', 1)
     assert len(alive) == 40 and max(most) <= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('suffix', 'share'), [('.mp4', 0.3), ('.mp4', 0.98), ('.webm', 0.5), ('.mkv', 0.9)])
+def test_a_full_disk_is_one_line(tmp_path, suffix, share):
+    """The limit on the size of files stands for it; the last of the film is written when it is closed."""
+    make_film(tmp_path / 'a.mp4')
+    size = upscale(tmp_path / 'a.mp4', tmp_path / f'whole{suffix}').stat().st_size
+    words = [sys.executable, str(ROOT / 'demo.py'), '-model', 'bicubic', '-device', 'cpu', '-input', 'a.mp4', '-scale', '2',
+             '-output', f'out/b{suffix}']
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=100,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * size),) * 2))
+    assert (done.returncode, done.stderr) == (1, f'error: out/b{suffix}: cannot be written (File too large)\n')
+    assert not list((tmp_path / 'out').iterdir())

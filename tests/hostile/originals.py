@@ -60,6 +60,8 @@ def make_originals(folder: Path) -> None:
     (case / 'data/images').mkdir(parents=True)
     for number in range(3):
         Image.fromarray(image(28, 30 + number, number)).save(case / f'data/images/{number}.png')
+    frames = [Image.fromarray(image(24, 30, number)) for number in range(4)]
+    frames[0].save(case / 'moving.webp', save_all=True, append_images=frames[1:], duration=50)
     make_films(case / 'films')
     write_archive(case / 'archives/benchmark.tar', set5())
     (case / 'train.yaml').write_text(as_yaml(TRAIN))

@@ -4,6 +4,7 @@ from pathlib import Path
 from random import Random
 
 from tests.hostile.case import Case
+from tests.hostile.films import HAS_FILMS
 
 CPU = ['-device', 'cpu']
 VALID = {  # command → its options, and what it may write
@@ -18,8 +19,14 @@ VALID = {  # command → its options, and what it may write
     'export': (['-model', 'weights.pth', '-output', 'new/out.pth'], ('new',)),
     'average': (['-models', 'weights.pth', 'weights.pth', '-output', 'new/out.pth'], ('new',)),
     'grow': (['-model', 'weights.pth', '-config', 'deeper.yaml', '-output', 'new/out.pth'], ('new',)),
+    'zoom': (['-input', 'in.png', '-zoom', '1,3', '-frames', '3', '-size', '48,48', '-model', 'bicubic', '-output',
+              'new/z.gif', *CPU], ('new',)),
+    'animation': (['-input', 'moving.webp', '-scale', '2', '-model', 'bicubic', '-output', 'new/m.png', *CPU], ('new',)),
     'prepare': (['Set5', '-data', 'data', '-archives', 'archives'], ('data/benchmark',))}
-COMMANDS = {'folder': 'demo', 'several': 'test', 'mapped': 'train', 'resume': 'train'}
+if HAS_FILMS:
+    VALID['film'] = (['-input', 'films/a.mp4', '-scale', '2', '-model', 'bicubic', '-output', 'new/f.mp4', *CPU], ('new',))
+COMMANDS = {'zoom': 'demo', 'animation': 'demo', 'film': 'demo', 'folder': 'demo',
+            'several': 'test', 'mapped': 'train', 'resume': 'train'}
 
 
 def make(folder: Path, originals: Path, rng: Random) -> Case:
@@ -27,7 +34,9 @@ def make(folder: Path, originals: Path, rng: Random) -> Case:
     words, writes = VALID[kind]
     shutil.copytree(originals / 'data/images', folder / 'data/images')
     shutil.copytree(originals / 'archives', folder / 'archives')
+    shutil.copytree(originals / 'films', folder / 'films')
     shutil.copy(originals / 'data/images/0.png', folder / 'in.png')
+    shutil.copy(originals / 'moving.webp', folder)
     for name in ('weights.pth', 'test.yaml', 'train.yaml', 'deeper.yaml'):
         shutil.copy(originals / name, folder)
     if kind == 'resume':
