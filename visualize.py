@@ -22,8 +22,7 @@ LARGEST_SCALE = 10_000
 
 def main() -> None:
     options = read_options()
-    given = {name: getattr(options, name) for name in ARGUMENTS if getattr(options, name) is not None}
-    config = figure_config(options.config, options.kind, given, options.set)
+    config = figure_config(options.config, options.kind, given_arguments(options), options.set)
     if options.print_config:
         print(to_yaml(config), end='')
         return
@@ -61,6 +60,11 @@ def read_options() -> argparse.Namespace:
     parser.memory_option()
     parser.device_options()
     return parser.parse_args()
+
+
+def given_arguments(options: argparse.Namespace) -> dict:
+    """The arguments of the figure that the command line gives."""
+    return {name: getattr(options, name) for name in ARGUMENTS if getattr(options, name) is not None}
 
 
 def box(text: str) -> list[int]:

@@ -14,9 +14,9 @@ from statistics import fmean
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks.plots import new_axes
 from common.cli import Parser, run
-from utils import UserError, atomic_path, check_output
+from figures import look
+from utils import UserError, check_output
 
 TAG = 'val/psnr_x'
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.option('runs', nargs='+', required=True, metavar='DIR', help='folders of runs')
     parser.option('output', type=Path, required=True, metavar='FILE', help='image to write, .png, .svg or .pdf')
     options = parser.parse_args()
-    check_output(options.output, ('.png', '.svg', '.pdf'))
+    check_output(options.output, look.SUFFIXES)
     draw({Path(folder).name: read_curve(Path(folder)) for folder in options.runs}, options.output)
     print(f'wrote {options.output}')
 
@@ -45,14 +45,12 @@ def read_curve(folder: Path) -> list[tuple[int, float]]:
 
 
 def draw(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
-    figure, axes = new_axes()
+    figure, (axes,) = look.new_plots(look.WIDTHS['page'], 4.5)
     for name, points in curves.items():
         axes.plot(*zip(*points), marker='o', markersize=3, label=f'{name} ({points[-1][1]:.2f} dB)')
     axes.set(xlabel='iterations', ylabel='mean PSNR on the validation set (dB)')
-    axes.grid(alpha=.3)
-    axes.legend(fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    axes.legend()
+    look.save(figure, path)
 
 
 if __name__ == '__main__':

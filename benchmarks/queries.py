@@ -29,11 +29,11 @@ from tqdm import tqdm
 
 import models
 from benchmarks import plain
-from benchmarks.plots import new_axes
 from common.cli import Parser, choose_device, run
 from common.coords import nearest_index, pixel_centres
 from common.ranges import real_number, whole_number
 from engine.config import TRAIN_KEYS, load_config
+from figures import look
 from models.decoders.msit import MSIT
 from utils import check_output, write_text
 
@@ -236,7 +236,7 @@ def table(rows: list[dict]) -> str:
 
 def draw(results: dict, path: Path) -> None:
     """Time per output megapixel against scale, a line for each path and LR size."""
-    figure, axes = new_axes()
+    figure, (axes,) = look.new_plots(look.WIDTHS['page'], 4.5)
     for side, marker in zip(sorted({row['side'] for row in results['upscale']}), 'os^dv'):
         rows = sorted((row for row in results['upscale'] if row['side'] == side), key=lambda row: row['scale'])
         scales = [row['scale'] for row in rows]
@@ -248,9 +248,8 @@ def draw(results: dict, path: Path) -> None:
     scales = sorted({row['scale'] for row in results['upscale']})
     axes.set_xticks(scales, [f'×{scale:g}' for scale in scales], minor=False)
     axes.minorticks_off()
-    axes.grid(alpha=.3)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    axes.legend()
+    look.save(figure, path)
 
 
 if __name__ == '__main__':

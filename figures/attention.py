@@ -57,8 +57,8 @@ def arrange(lr: np.ndarray, coord: torch.Tensor, found: dict[str, Attention], wi
     columns = min(COLUMNS, 1 + heads)
     blocks = [(label, shown, point, -(-(1 + shown.weights.shape[1]) // columns))
               for label, shown in found.items() for point in range(len(coord))]
-    grid = look.Grid(rows=sum(block[-1] for block in blocks), columns=columns, width=width, left=1.2 * look.LINE, right=0.58,
-                     captions=1)
+    grid = look.Grid(rows=sum(block[-1] for block in blocks), columns=columns, width=width,
+                     left=1.2 * look.LINE, right=look.BAR, top=look.LINE / 2, captions=1)
     highest = max(shown.weights.max().item() for shown in found.values())
     row = 0
     for label, shown, point, height in blocks:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from common.scales import scale_text
 from datasets.registry import Scale
 from engine.evaluation.evaluate import evaluate_scale
-from engine.evaluation.metrics import METRICS, make
+from engine.evaluation.metrics import make
 from figures import look
 from figures.base import Kind, Studio, register
 from figures.options import Scales, checked_scales, checked_width
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCALES = [1.1, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 18.0, 30.0]
+TICKS = (1, 2, 4, 8, 16, 30)
 PANELS = ('scale', 'time', 'parameters')
 
 
@@ -66,11 +67,11 @@ class Curve(Kind):
     def arrange(self, scales: list[float], lines: dict[str, Line], name: str) -> Figure:
         """The panels beside each other, or on a column below each other; one legend."""
         count, beside = len(self.panels), self.width > look.WIDTHS['column']
-        figure = look.new_figure(self.width, 2.3 if beside else 2.1 * count, layout='constrained')
+        figure, found = look.new_plots(self.width, 2.3 if beside else 2.1 * count, *((1, count) if beside else (count, 1)))
         with look.style():
-            found = figure.subplots(1 if beside else count, count if beside else 1, squeeze=False).flatten()
             for axes, panel in zip(found, self.panels):
-                axes.set_ylabel(f'{METRICS.entries[self.metric.name].heading} on {name}')
+                axes.set_ylabel(self.metric.heading)
+                axes.set_title(name if panel == 'scale' else f'{name}, ×{scale_text(self.scale)}')
                 if panel == 'scale':
                     draw_lines(axes, scales, lines)
                 else:
@@ -78,7 +79,6 @@ class Curve(Kind):
                     draw_points(axes, {label: (line.seconds if panel == 'time' else line.params, line.scores[at])
                                        for label, line in lines.items()})
                     axes.set_xlabel('seconds per image' if panel == 'time' else 'parameters')
-                    axes.set_title(f'×{scale_text(self.scale)}')
             found[0].legend()
         return figure
 
@@ -88,7 +88,7 @@ def draw_lines(axes: Axes, scales: list[float], lines: dict[str, Line]) -> None:
     for (label, line), (colour, marker) in zip(lines.items(), look.line_styles()):
         axes.plot(scales, line.scores, color=colour, marker=marker, label=label)
     axes.set_xscale('log')
-    ticks = [tick for tick in (1, 1.5, 2, 3, 4, 6, 8, 12, 18, 30) if scales[0] <= tick <= scales[-1]]
+    ticks = [tick for tick in TICKS if scales[0] <= tick <= scales[-1]] or scales
     axes.set_xticks(ticks, [f'×{tick:g}' for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel('scale')

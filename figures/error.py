@@ -60,7 +60,7 @@ class Error(Kind):
 
 def arrange(columns: list[list[Tensor]], rows: list[str], models: list[str], scales: list[float], width: float) -> Figure:
     """All maps on one colour scale, the mean of each below it."""
-    grid = look.Grid(rows=len(rows), columns=len(columns), width=width, left=look.LINE * 1.2, right=0.58,
+    grid = look.Grid(rows=len(rows), columns=len(columns), width=width, left=look.LINE * 1.2, right=look.BAR,
                      top=2.2 * look.LINE, captions=1)
     values = torch.cat([error.flatten() for column in columns for error in column])
     highest = values.sort().values[int(SHARE * (len(values) - 1))].item()

@@ -62,6 +62,7 @@ def arrange(maps: dict[str, dict[str, np.ndarray]], width: float) -> Figure:
         grid.name(row, label, span=height)
         for number, (title, panel) in enumerate(panels.items()):
             low, high = np.quantile(panel, (DARKEST, BRIGHTEST)) if panel.ndim == 2 else (0, 255)
-            look.show(grid.panel(row + number // columns, number % columns, title), panel, cmap=look.HEAT, vmin=low, vmax=high)
+            axes = grid.panel(row + number // columns, number % columns, title)
+            look.show(axes, panel, cmap=look.HEAT, vmin=low, vmax=high)
         row += height
     return grid.figure

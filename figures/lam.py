@@ -23,10 +23,10 @@ GAMMA = 0.4       # of the colours: most attributions are small
 
 
 class Result(NamedTuple):
-    """crop: (h, w, 3) uint8 of the result; strength: (H, W), absolute attributions; index: of diffusion."""
+    """crop: (h, w, 3) uint8 of the result; strength: (H, W), absolute attributions; diffusion: its index."""
     crop: np.ndarray
     strength: np.ndarray
-    index: float
+    diffusion: float
 
 
 @register('lam')
@@ -71,7 +71,7 @@ def arrange(hr: np.ndarray, lr: np.ndarray, box: Box, small: Box, results: dict[
     from matplotlib.colors import PowerNorm
     aspect = hr.shape[1] / hr.shape[0]
     grid = look.Grid(rows=2, columns=1 + len(results), width=width, top=1.2 * look.LINE, captions=1, aspect=aspect,
-                     right=0.58)
+                     right=look.BAR)
     for row, (title, image, part) in enumerate((('HR', hr, box), ('LR', lr, small))):
         axes = grid.panel(row, 0, title)
         look.show(axes, image)
@@ -80,8 +80,8 @@ def arrange(hr: np.ndarray, lr: np.ndarray, box: Box, small: Box, results: dict[
     for column, (label, result) in enumerate(results.items(), 1):
         grid.title(column, label)
         look.show(grid.panel(0, column, 'result in the box'), result.crop)
-        axes = grid.panel(1, column, f'diffusion index {result.index:.1f}')
+        axes = grid.panel(1, column, f'diffusion index {result.diffusion:.1f}')
         shown = look.show(axes, result.strength / (highest or 1), cmap=look.HEAT, norm=PowerNorm(GAMMA, 0, 1))
         look.frame(axes, small, width=0.7)
-    grid.sheet.colour_bar(shown, width - 0.5, grid.place(1, 0)[1], 0.09, grid.panel_height, '|attribution|')
+    grid.sheet.colour_bar(shown, width - look.BAR + look.GAP, grid.place(1, 0)[1], 0.09, grid.panel_height, '|attribution|')
     return grid.figure

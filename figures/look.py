@@ -29,6 +29,7 @@ SIGNED = 'PuOr'
 LETTER, SMALLEST = 8.0, 5.0  # points
 GAP = 0.05       # inches between panels
 LINE = 0.14      # inches of a line of text
+BAR = 0.68       # inches at the right for a colour bar with its ticks and label
 STYLE: dict[Any, Any] = {
     'font.family': 'DejaVu Sans', 'font.size': LETTER, 'axes.titlesize': LETTER, 'axes.labelsize': LETTER,
     'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 7, 'axes.linewidth': 0.6, 'lines.linewidth': 1.2,
@@ -54,6 +55,13 @@ def new_figure(width: float, height: float, **settings: Any) -> Figure:
     with style():
         from matplotlib.figure import Figure
         return Figure(figsize=(width, height), **settings)
+
+
+def new_plots(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of plots with axes. Raises UserError where matplotlib is not installed."""
+    figure = new_figure(width, height, layout='constrained')
+    with style():
+        return figure, list(figure.subplots(rows, columns, squeeze=False).flatten())
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -143,9 +151,9 @@ class Grid:
         self.sheet.text(LINE / 2, self.place(row, 0)[1] + room / 2, text, room, rotation=90)
 
     def colour_bar(self, source: Any, label: str, rows: int) -> None:
-        """A colour bar at the right of all panels; needs `right` of at least 0.55 inches."""
+        """A colour bar at the right of all panels; needs BAR inches there."""
         height = self.place(rows - 1, 0)[1] + self.panel_height - self.top
-        self.sheet.colour_bar(source, self.sheet.width - 0.5, self.top, 0.09, height, label)
+        self.sheet.colour_bar(source, self.sheet.width - BAR + GAP, self.top, 0.09, height, label)
 
 
 def fitted(text: str, room: float) -> tuple[str, float]:

@@ -7,8 +7,9 @@ import torch
 from helpers import call
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import convolutions, curves, data, plain, plots, queries, views
+from benchmarks import convolutions, curves, data, plain, queries, views
 from engine.config import TRAIN_KEYS, load_config
+from figures import look
 from utils import UserError
 
 CONFIG = '''
@@ -142,7 +143,7 @@ def test_the_benchmark_of_views_runs(monkeypatch, capsys):
 def test_plots_without_matplotlib_are_refused_in_a_line(monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
     with pytest.raises(UserError, match='plots need matplotlib: pip install'):
-        plots.new_axes()
+        look.new_plots(7, 4)
 
 
 def test_the_benchmark_of_data_runs(config, monkeypatch, capsys, tmp_path):

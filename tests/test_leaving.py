@@ -39,7 +39,8 @@ def wait_for_torch(process: subprocess.Popen) -> None:
 
 
 def test_every_command_guards_itself_first():
-    assert {file.stem for file in SCRIPTS} >= {'train', 'test', 'demo', 'export', 'average', 'grow', 'queries', '__main__'}
+    assert {file.stem for file in SCRIPTS} >= {'train', 'test', 'demo', 'visualize',
+                                               'export', 'average', 'grow', 'queries', '__main__'}
     light = {'sys', 'pathlib', 'common.start'}  # what a script may import before
     for file, text in SCRIPTS.items():
         before = re.findall(r'^ *(?:from|import) (\S+)', text[:text.index('guard()\n')], re.MULTILINE)

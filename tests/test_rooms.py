@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-COMMANDS = ('train', 'test', 'demo')
+COMMANDS = ('train', 'test', 'demo', 'visualize')
 # for each room, what it may import of the project besides itself; `engine` is the modules that lie in it directly
 ROOMS = {
     'utils': set(),
@@ -17,7 +17,9 @@ ROOMS = {
     'datasets': {'common', 'imaging', 'utils'},
     'engine': {'common', 'datasets', 'imaging', 'models', 'utils'},
     'engine.evaluation': {'common', 'datasets', 'engine', 'imaging', 'models', 'utils'},
+    'engine.analysis': {'common', 'datasets', 'engine', 'engine.evaluation', 'imaging', 'models', 'utils'},
     'engine.training': {'common', 'datasets', 'engine', 'engine.evaluation', 'imaging', 'models', 'utils'},
+    'figures': {'common', 'datasets', 'engine', 'engine.analysis', 'engine.evaluation', 'imaging', 'models', 'utils'},
     'web': {'common', 'engine', 'imaging', 'models', 'utils'},
     'engine.tools': {'common', 'datasets', 'engine', 'engine.evaluation', 'imaging', 'models', 'utils'},
 }
