@@ -4,8 +4,8 @@ Order (y, x). Pixel centres of an n-pixel axis lie at −1 + (2i + 1)/n, so an i
 (`align_corners=False`). A cell is the size of a high-resolution pixel in these units, (2/H_hr, 2/W_hr).
 
 The positional bias multiplies offsets by frequencies up to 1023, so offsets are computed in float64 and cast by the
-user of this file. The *nearest* pixel is decided in float32, as the CPU's `grid_sample(mode='nearest')` decides it:
-at ×1.5 or ×2.5 queries lie exactly between two pixels, and every path must break these ties alike.
+user of this file. The *nearest* pixel is decided as the released programs decide it: at ×1.5 or ×2.5 queries lie exactly
+between two pixels, and every path and every device must break these ties alike (`nearest_index`).
 """
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+ROUNDING = 2e-7  # of coordinates in float32
 
 
 def pixel_centres(n: int, device: torch.device | None = None) -> Tensor:
@@ -41,29 +43,46 @@ def pixel_offsets(radius: int, device: torch.device | None = None) -> Tensor:
     return torch.cartesian_prod(offset, offset)
 
 
-def nearest_index(coord: Tensor, n: int) -> Tensor:
-    """Index of the pixel of an n-pixel axis nearest to each coordinate, ties to even.
+def nearest_index(coord: Tensor, n: int, cell: Tensor | None = None) -> Tensor:
+    """Index of the pixel of an n-pixel axis nearest to each coordinate, ties to even after the released programs' rounding.
+
+    These compute the centres of an axis of N = 1/r output pixels in float32, as fl(fl(2r) · i) + fl(r − 1), and the pixel
+    ((x + 1) · n − 1)/2 in float32 as well. Here the same numbers are formed in float64 and rounded to float32 one operation
+    at a time, which no device and no compiler does in another way.
 
     Args:
         coord: coordinates of one axis, any shape, in [−1, 1].
         n: pixels of the axis.
-    Returns: int64 of the same shape, in [0, n − 1].
+        cell: 2/N, broadcast to coord; None: the spacing of a line of coordinates (L,). Coordinates that are no centres of
+            such an axis, and those of less than float64, which were rounded before, are taken as they are.
+    Returns: int64 of the shape of coord, in [0, n − 1].
     """
-    pixels = ((coord.float() + 1) * n - 1) / 2  # float32 on purpose: see the top of this file
+    points = coord.float()
+    if cell is None and coord.ndim == 1 and len(coord) > 1:
+        cell = (coord[-1] - coord[0]) / (len(coord) - 1)
+    if cell is not None and coord.dtype == torch.float64:
+        count = 2 / cell.double()
+        count = torch.where((count - count.round()).abs() < 1e-6 * count, count.round(), count)      # N
+        number = (((coord + 1) * count - 1) / 2).round()                             # i
+        centres = ((2 / count).float().double() * number).float().double() + (1 / count - 1).float().double()
+        on_grid = (coord - ((2 * number + 1) / count - 1)).abs() < ROUNDING
+        points = torch.where(on_grid, centres.float(), points)
+    pixels = (((points.double() + 1).float().double() * n).float().double() - 1).float() / 2
     return pixels.round().long().clamp(0, n - 1)
 
 
-def nearest_window(coord: Tensor, n: int, radius: int) -> tuple[Tensor, Tensor]:
+def nearest_window(coord: Tensor, n: int, radius: int, cell: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The nearest pixel, and the offsets to the 2·radius + 1 pixels around it, along one axis.
 
     Args:
         coord: (…) coordinates of one axis, in [−1, 1]; pass float64 where they are known that well.
         n: pixels of the axis.
         radius: of the window, in pixels. Window pixels may lie outside the image.
+        cell: as in `nearest_index`.
     Returns: index (…) int64 of the window's centre; δ (…, 2·radius + 1) float64, (coordinate − pixel centre) · n, so that
         one pixel is 2.0 units.
     """
-    index = nearest_index(coord, n)
+    index = nearest_index(coord, n, cell)
     window = torch.arange(-radius, radius + 1, device=coord.device)
     pixel = index.unsqueeze(-1) + window                                             # (…, K)
     delta = ((coord.double() + 1) * n).unsqueeze(-1) - (2 * pixel + 1).double()      # (…, K)

@@ -160,8 +160,8 @@ def render_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, 
         columns = 2 * (left + (right - left) * (coords.pixel_centres(size[1], device) + 1) / 2) / image_width - 1
         cell = coords.make_cell(*size, device) * rows.new_tensor(
             [(bottom - top) / image_height, (right - left) / image_width])
-        edges = [int(edge) for line, n in ((rows, image_height), (columns, image_width))
-                 for edge in coords.nearest_index(line[[0, -1]], n)]
+        edges = [int(edge) for line, n, each in ((rows, image_height, cell[0]), (columns, image_width, cell[1]))
+                 for edge in coords.nearest_index(line[[0, -1]], n, each)]
         visible = Region(edges[0], edges[1] + 1, edges[2], edges[3] + 1, image_height, image_width)
         cell, out = cell.expand(encoded.batch, 2), model.inp_sub.new_empty(encoded.batch, 3, *size)
         memory = default_memory(device)[0] if memory is None else memory
@@ -304,8 +304,8 @@ def _decode_region(model: 'SRModel', latent: Any, region: Region, rows: Tensor, 
     Yields: the rows of a band, its columns, and its RGB (B, 3, h', w') in [0, 1].
     """
     memory = int(memory * (1 - ENCODING_SHARE)) // 2  # half for the queries, half for a band of RGB
-    nearest_row = coords.nearest_index(rows, region.image_height).cpu()
-    x = nearest_in(coords.nearest_index(columns, region.image_width).cpu(), region.left, region.right)
+    nearest_row = coords.nearest_index(rows, region.image_height, cell[0, 0]).cpu()
+    x = nearest_in(coords.nearest_index(columns, region.image_width, cell[0, 1]).cpu(), region.left, region.right)
     start, stop = region.top, region.bottom
     per_line = 4 * 3 * BAND_COPIES * len(cell) * (x.stop - x.start) * -(-len(rows) // (stop - start))  # bytes, at most
     step = max(1, (min(memory, CPU_BAND) if rows.device.type == 'cpu' else memory) // per_line)

@@ -90,7 +90,7 @@ class CiaoSR(FeatureDecoder):
         region, dtype = latent.region, latent.keys.dtype
         size = cell.new_tensor([region.image_height, region.image_width])
         near = neighbours(coord, region, True, (1 - cell) / (size - 1).clamp(min=1))
-        nearest = neighbours(coord, region, False).row.squeeze(2)                    # (B, Q)
+        nearest = neighbours(coord, region, False, cell=cell).row.squeeze(2)         # (B, Q)
         relative = relative_cell(cell, region.image_height, region.image_width)[:, None, None].expand_as(near.offset)
         place = torch.cat([near.offset, relative], -1).to(dtype)                     # (B, Q, N, 4)
         keys, values = (F.embedding(near.row, rows) for rows in (latent.keys, latent.values))

@@ -115,10 +115,14 @@ class CLIT(FeatureDecoder):
         return [tuple(round(min(scale, self.scale_base ** step) * lr_side) for scale, lr_side in zip(scales, lr_size))
                 for step in range(1, steps)]
 
-    def finer_maps(self, latent: Latent, cascade: int, size: tuple[int, int], y: Tensor, x: Tensor) -> Maps:
-        """The maps of a later cascade's attention: the part of a grid of `size` around the coordinates y and x."""
+    def finer_maps(self, latent: Latent, cascade: int, size: tuple[int, int], y: Tensor, x: Tensor, cell: Tensor) -> Maps:
+        """The maps of a later cascade's attention: the part of a grid of `size` around the coordinates y and x.
+
+        `cell` is (2,), or (2, B, 1) for coordinates (B, Q).
+        """
         attention = self.attention(cascade)
-        (top, bottom), (left, right) = (nearest_index(coord, n).aminmax() for coord, n in zip((y, x), size))
+        (top, bottom), (left, right) = (nearest_index(coord, n, each).aminmax()
+                                         for coord, n, each in zip((y, x), size, cell))
         region = Region(int(top), int(bottom) + 1, int(left), int(right) + 1, *size).grow(attention.reach)
         rows, columns = (pixel_centres(n, y.device) for n in size)
         features = bilinear_grid(latent.features, latent.maps.region, rows[region.top:region.bottom],
@@ -129,36 +133,38 @@ class CLIT(FeatureDecoder):
         region = latent.maps.region
         rgb = self.decode(0, latent.maps, coord, cell)                               # (B, Q, 3)
         for cascade, size in enumerate(self.grids(region, cell), 1):
-            maps = self.finer_maps(latent, cascade, size, *coord.unbind(-1))
+            y, x = coord.unbind(-1)
+            maps = self.finer_maps(latent, cascade, size, y, x, cell.T.unsqueeze(2))
             rgb = self.decode(cascade, maps, coord, cell) + KEPT * rgb
         return rgb + sample_bilinear(latent.lr, region.local(coord), 'border')
 
     def decode(self, cascade: int, maps: Maps, coord: Tensor, cell: Tensor) -> Tensor:
         """The output of a cascade at (B, Q, 2) coordinates: (B, Q, 3)."""
-        return self.attention(cascade).decode(self.decoder(cascade), maps, coord, self.relative_cell(maps.region, cell))
+        return self.attention(cascade).decode(self.decoder(cascade), maps, coord, self.relative_cell(maps.region, cell),
+                                              cell)
 
     def query_grid(self, latent: Latent, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
         region = latent.maps.region
         rgb = decode_grid(self.attention(0), self.decoder(0), latent.maps, rows, columns, self.relative_cell(region, cell),
-                          memory)                                                    # (B, h, w, 3)
+                          memory, cell)                                              # (B, h, w, 3)
         for cascade, size in enumerate(self.grids(region, cell), 1):
             rgb *= KEPT
-            for y, x in self.blocks(latent, cascade, size, rows, columns, memory // 2):
-                maps = self.finer_maps(latent, cascade, size, rows[y], columns[x])
+            for y, x in self.blocks(latent, cascade, size, rows, columns, cell[0], memory // 2):
+                maps = self.finer_maps(latent, cascade, size, rows[y], columns[x], cell[0])
                 rgb[:, y, x] += decode_grid(self.attention(cascade), self.decoder(cascade), maps, rows[y], columns[x],
-                                            self.relative_cell(maps.region, cell), memory // 2)
+                                            self.relative_cell(maps.region, cell), memory // 2, cell)
         return rgb + bilinear_grid(latent.lr, region, rows, columns)
 
-    def blocks(self, latent: Latent, cascade: int, size: tuple[int, int], rows: Tensor, columns: Tensor,
+    def blocks(self, latent: Latent, cascade: int, size: tuple[int, int], rows: Tensor, columns: Tensor, cell: Tensor,
                memory: int) -> list[tuple[slice, slice]]:
         """Rows and columns of blocks of the output. The part of a grid of `size` that a block reads fits into `memory`."""
         reach = self.attention(cascade).reach
         middle = rows[len(rows) // 2].view(1), columns[len(columns) // 2].view(1)
-        held = peak_bytes(self.finer_maps, latent, cascade, size, *middle) / (2 * reach + 1) ** 2    # per pixel of that grid
+        held = peak_bytes(self.finer_maps, latent, cascade, size, *middle, cell) / (2 * reach + 1) ** 2  # per pixel of that grid
         side = max(math.isqrt(int(memory / held)) - 2 * reach, reach)
         cuts = []
-        for lines, n in zip((rows, columns), size):
-            nearest = nearest_index(lines, n)
+        for lines, n, each in zip((rows, columns), size, cell):
+            nearest = nearest_index(lines, n, each)
             starts = torch.arange(int(nearest[0]), int(nearest[-1]) + 1, side, device=lines.device)
             edges = [*torch.searchsorted(nearest, starts).tolist(), len(lines)]
             cuts.append([slice(a, b) for a, b in pairwise(edges)])

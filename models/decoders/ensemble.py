@@ -35,7 +35,8 @@ def pixel_rows(x: Tensor) -> Tensor:
     return rearrange(x, 'b c h w -> (b h w) c').contiguous()
 
 
-def neighbours(coord: Tensor, region: Region, local_ensemble: bool, distance: Tensor | None = None) -> Neighbours:
+def neighbours(coord: Tensor, region: Region, local_ensemble: bool, distance: Tensor | None = None,
+               cell: Tensor | None = None) -> Neighbours:
     """The neighbours of queries at (B, Q, 2) coordinates in the whole image.
 
     The weight of a prediction is the area of the rectangle between the query and the *diagonally opposite* neighbour, a
@@ -45,10 +46,12 @@ def neighbours(coord: Tensor, region: Region, local_ensemble: bool, distance: Te
         region: part of the image that the maps cover; it must contain the neighbours.
         distance: (B, 2), of the points on both sides of a query whose nearest pixels are its neighbours; half an LR pixel by
             default.
+        cell: (B, 2), which decides between two pixels that are equally near, without the ensemble.
     """
+    cell_y, cell_x = (None, None) if cell is None else cell.split(1, 1)              # (B, 1)
     distance_y, distance_x = (None, None) if distance is None else distance.double().split(1, 1)     # (B, 1)
-    y, offset_y, weight_y = neighbour_lines(coord[..., 0], region.image_height, local_ensemble, distance_y)  # (B, Q, 2 or 1)
-    x, offset_x, weight_x = neighbour_lines(coord[..., 1], region.image_width, local_ensemble, distance_x)
+    y, offset_y, weight_y = neighbour_lines(coord[..., 0], region.image_height, local_ensemble, distance_y, cell_y)
+    x, offset_x, weight_x = neighbour_lines(coord[..., 1], region.image_width, local_ensemble, distance_x, cell_x)
     height, width = region.bottom - region.top, region.right - region.left
     image = torch.arange(len(coord), device=coord.device).view(-1, 1, 1, 1)
     row = (image * height + y.unsqueeze(3) - region.top) * width + x.unsqueeze(2) - region.left      # (B, Q, 2, 2)
@@ -57,13 +60,14 @@ def neighbours(coord: Tensor, region: Region, local_ensemble: bool, distance: Te
     return Neighbours(row.flatten(2), offset.flatten(2, 3), weight.flatten(2))
 
 
-def neighbour_lines(coord: Tensor, n: int, local_ensemble: bool,
-                    distance: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def neighbour_lines(coord: Tensor, n: int, local_ensemble: bool, distance: Tensor | None = None,
+                    cell: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The two pixels of an n-pixel axis on both sides of each coordinate, or the nearest one.
 
     Args:
         coord: (…) in [−1, 1].
         distance: broadcast to coord, as in `neighbours`; half a pixel by default.
+        cell: broadcast to coord, as in `nearest_index`; without the ensemble.
     Returns: index (…, 2 or 1) int64; offset (…, 2 or 1) float64, (coordinate − pixel centre) · n; weight (…, 2 or 1)
         float64, the distance to the other pixel divided by the sum of both.
     """
@@ -72,7 +76,8 @@ def neighbour_lines(coord: Tensor, n: int, local_ensemble: bool,
     if distance is not None:
         sides = sides * n * distance.unsqueeze(-1)
     sides = sides + SHIFT if local_ensemble else coord.new_zeros(1)
-    index = nearest_index((coord + sides).clamp(-1 + SHIFT, 1 - SHIFT), n)
+    cell = None if cell is None or local_ensemble else cell.unsqueeze(-1)  # SHIFT decides
+    index = nearest_index((coord + sides).clamp(-1 + SHIFT, 1 - SHIFT), n, cell)
     offset = (coord + 1) * n - (2 * index + 1)
     distance = offset.abs() + SMALLEST  # of each axis: a query on the centre of a border pixel is at 0 from both neighbours
     return index, offset, distance.flip(-1) / distance.sum(-1, keepdim=True)

@@ -73,8 +73,8 @@ class LocalImplicitFunction(FeatureDecoder):
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         region, first = latent.region, self.imnet.layers[0]
+        near = neighbours(coord, region, self.local_ensemble, cell=cell)
         cell = relative_cell(cell, region.image_height, region.image_width).to(first.weight)         # (B, 2)
-        near = neighbours(coord, region, self.local_ensemble)
         position = self.position(near.offset, cell).to(first.weight)                 # (B, Q, N, P)
         with torch.autocast(coord.device.type, enabled=False):  # half precision would blur positions
             _, of_position, of_cell = first.weight.split([self.unfolded, self.position_dim, 2 * self.cell_decode], 1)

@@ -95,13 +95,15 @@ class MSIT(SRModel):
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         region = latent.maps.region
         relative = relative_cell(cell, region.image_height, region.image_width).to(self.inp_sub)     # (B, 2)
-        x = self.mssa.decode(self.imnet, latent.maps, coord, relative if self.cell_decode else None) # (B, Q, 3)
+        x = self.mssa.decode(self.imnet, latent.maps, coord, relative if self.cell_decode else None,
+                             cell)                                                   # (B, Q, 3)
         return x + sample_bilinear(latent.lr, region.local(coord), 'border')
 
     def query_grid(self, latent: Latent, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
         region = latent.maps.region
         relative = relative_cell(cell, region.image_height, region.image_width).to(self.inp_sub)     # (B, 2)
-        x = decode_grid(self.mssa, self.imnet, latent.maps, rows, columns, relative if self.cell_decode else None, memory)
+        x = decode_grid(self.mssa, self.imnet, latent.maps, rows, columns, relative if self.cell_decode else None, memory,
+                        cell)
         return x + bilinear_grid(latent.lr, region, rows, columns)                   # (B, h, w, 3)
 
 

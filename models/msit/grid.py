@@ -51,17 +51,18 @@ class Lines(NamedTuple):
 
 
 def decode_grid(mssa: LocalAttention, imnet: MLP, maps: Maps, rows: Tensor, columns: Tensor, common: Tensor | None,
-                memory: int) -> Tensor:
+                memory: int, cell: Tensor | None = None) -> Tensor:
     """MSSA and the decoder at the crossings of rows and columns.
 
     Args:
         rows, columns: coordinates y and x, (h,) and (w,) float64, increasing.
         common: (B, S) inputs of the decoder that are equal for all queries of an image, or None.
         memory: bytes that may be held, besides the result.
+        cell: (B, 2), which decides between two LR pixels that are equally near.
     Returns: (B, h, w, 3).
     """
     decoder = GridDecoder(mssa, imnet, maps, common)
-    by_row, by_column = decoder.group_lines(rows, columns)
+    by_row, by_column = decoder.group_lines(rows, columns, cell)
     region, padding = maps.region, mssa.padding
     batch = len(maps.values) // ((region.bottom - region.top + 2 * padding) * (region.right - region.left + 2 * padding))
     out = rows.new_empty(batch, len(rows), len(columns), 3, dtype=decoder.exact)
@@ -141,11 +142,12 @@ class GridDecoder:
         held = peak_bytes(self, 0, ys.part(0, 1), sample) / len(sample.lr)
         return max(1, min(cached, int(memory / threads / held)))
 
-    def group_lines(self, rows: Tensor, columns: Tensor) -> tuple[list[Lines], list[Lines]]:
+    def group_lines(self, rows: Tensor, columns: Tensor, cell: Tensor | None) -> tuple[list[Lines], list[Lines]]:
         """Groups the output rows by how many of them are nearest to the same LR row, and the columns likewise."""
         region, radius = self.maps.region, self.mssa.padding
-        index_y, delta_y = nearest_window(rows, region.image_height, radius)         # (h,), (h, 2·padding + 1)
-        index_x, delta_x = nearest_window(columns, region.image_width, radius)
+        cell_y, cell_x = (None, None) if cell is None else cell[0]
+        index_y, delta_y = nearest_window(rows, region.image_height, radius, cell_y)  # (h,), (h, 2·padding + 1)
+        index_x, delta_x = nearest_window(columns, region.image_width, radius, cell_x)
         window = slice(radius - self.mssa.radius, radius + self.mssa.radius + 1)
         bias_y, bias_x = self.mssa.position_bias(delta_y[:, window], delta_x[:, window])             # (h, K, heads)
         size = bias_y.shape[1]

@@ -98,31 +98,37 @@ class LocalAttention(nn.Module):
         height, width = region.bottom - region.top + 2 * self.padding, region.right - region.left + 2 * self.padding
         return (image * height + y - region.top + self.padding) * width + x - region.left + self.padding
 
-    def forward(self, maps: Maps, coord: Tensor) -> Tensor:
+    def forward(self, maps: Maps, coord: Tensor, cell: Tensor | None = None) -> Tensor:
         """Weighted value vectors at the queries: maps, (B, Q, 2) → (B, Q, K²·C), in the order (key, head, channel)."""
-        index, attention = self.attend(maps, coord)
+        index, attention = self.attend(maps, coord, cell)
         values = F.embedding(index, maps.values).unflatten(3, (self.heads, -1))      # (B, Q, K², h, d)
         return (attention.unsqueeze(-1) * values).flatten(2).to(values.dtype)
 
-    def decode(self, imnet: MLP, maps: Maps, coord: Tensor, common: Tensor | None) -> Tensor:
+    def decode(self, imnet: MLP, maps: Maps, coord: Tensor, common: Tensor | None, cell: Tensor | None = None) -> Tensor:
         """The decoder's output for the weighted value vectors at the queries: maps, (B, Q, 2) → (B, Q, 3).
 
         Args:
             common: (B, S) further inputs of the decoder that are equal for all queries of an image, or None.
+            cell: (B, 2), as in `attend`.
         """
         weight, offset = imnet.first_layer((2 * self.radius + 1) ** 2 * maps.values.shape[1], common)
         if self.fused and fused.available(maps.values):
-            index, attention = self.attend(maps, coord)                              # (B, Q, K²), (B, Q, K², h)
+            index, attention = self.attend(maps, coord, cell)                        # (B, Q, K²), (B, Q, K², h)
             hidden = fused.weighted_first_layer(attention, maps.values, index, weight)               # (B, Q, M)
         else:
-            hidden = F.linear(self(maps, coord), weight)
+            hidden = F.linear(self(maps, coord, cell), weight)
         return imnet.layers[1:](hidden + offset)
 
-    def attend(self, maps: Maps, coord: Tensor) -> tuple[Tensor, Tensor]:
-        """The pixels that queries attend to: maps, (B, Q, 2) → their rows in the maps (B, Q, K²), weights (B, Q, K², h)."""
+    def attend(self, maps: Maps, coord: Tensor, cell: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The pixels that queries attend to: maps, (B, Q, 2) → their rows in the maps (B, Q, K²), weights (B, Q, K², h).
+
+        Args:
+            cell: (B, 2), of a grid that queries may be points of; it decides between two pixels that are equally near.
+        """
         region = maps.region
-        centre_y, delta_y = nearest_window(coord[..., 0], region.image_height, self.radius)          # (B, Q), (B, Q, K)
-        centre_x, delta_x = nearest_window(coord[..., 1], region.image_width, self.radius)
+        cell_y, cell_x = (None, None) if cell is None else (cell[:, :1], cell[:, 1:])                # (B, 1)
+        centre_y, delta_y = nearest_window(coord[..., 0], region.image_height, self.radius, cell_y)  # (B, Q), (B, Q, K)
+        centre_x, delta_x = nearest_window(coord[..., 1], region.image_width, self.radius, cell_x)
         bias_y, bias_x = self.position_bias(delta_y, delta_x)                        # (B, Q, K, h)
         bias = (bias_y.unsqueeze(3) + bias_x.unsqueeze(2)).flatten(2, 3)             # (B, Q, K², h), y before x
 
