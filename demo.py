@@ -49,6 +49,7 @@ def read_options() -> Namespace:
     parser.option('model', default='MSIT-S', metavar='FILE',
                   help="a checkpoint, the name of weights in modelzoo/, or 'bicubic' (default: %(default)s)")
     sizes = add_size_options(parser)
+    parser.option('config', metavar='FILE', help='for a -model of tensors alone: a training config that names their network')
     add_zoom_options(parser, sizes)
     add_web_options(parser, sizes)
     add_info_option(sizes)
@@ -71,7 +72,11 @@ def load_model(options: Namespace) -> SRModel:
     """The model of -model on the device of -device, in the precision of -precision, with -ensemble that of eight turns."""
     device = choose_device(options)
     precision = choose_precision(options, device)
-    model = models.load(options.model, device).use_kernels(not options.no_kernels, precision or torch.float32)
+    network = None
+    if options.config:
+        from engine.config import TRAIN_KEYS, load_config  # imports the data sets
+        network = load_config(options.config, TRAIN_KEYS)
+    model = models.load(options.model, device, network).use_kernels(not options.no_kernels, precision or torch.float32)
     model.precision = precision
     return models.SelfEnsemble(model) if options.ensemble else model
 

@@ -13,6 +13,7 @@ import torch
 from engine.yaml_files import check_config
 from models.checkpoint import read_checkpoint
 from models.contract import SRModel
+from models.layouts import SAFETENSORS, to_safetensors
 from utils import RunError, UserError, atomic_path
 
 
@@ -29,10 +30,15 @@ def save_checkpoint(path: str | Path, model: SRModel, spec: dict, **run_state) -
 def write_checkpoint(path: str | Path, content: dict) -> None:
     """Writes a checkpoint's content atomically: tensors and plain values only, so that it opens with weights_only=True.
 
+    A path that ends in .safetensors gives such a file, of the model alone.
+
     Raises: RunError when the disk does not take it; the file that was there before is then intact.
     """
     with _written(path) as temporary:
-        torch.save(content, temporary)
+        if Path(path).suffix == SAFETENSORS:
+            to_safetensors(content, temporary)
+        else:
+            torch.save(content, temporary)
 
 
 def copy_checkpoint(source: Path, path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models import released
 from models.contract import DEFAULT_NORM, SRModel
+from models.layouts import NUMPY_GLOBALS, SAFETENSORS, family_layout, from_safetensors
 from models.pickles import as_protocol_2
 from models.registries import MODELS
 from utils import ROOT, UserError, file_status
@@ -28,9 +29,11 @@ def find(path: str | Path) -> Path:
     return shipped if shipped.is_file() and not Path(path).exists() else Path(path)
 
 
-def read_checkpoint(path: str | Path) -> dict:
-    """The content of a checkpoint file, on the CPU, after checking that it has this family's layout.
+def read_checkpoint(path: str | Path, network: dict | None = None) -> dict:
+    """The content of a checkpoint file of any known layout, in that of this family of programs, on the CPU.
 
+    Args:
+        network: a config, whose `model` and `data_norm` belong to tensors that are stored without them.
     Raises: UserError when the file is missing, is no checkpoint, or carries anything but tensors and plain values.
     """
     path = find(path)
@@ -55,30 +58,33 @@ def read_checkpoint(path: str | Path) -> dict:
         if isinstance(error, pickle.UnpicklingError) and 'global' in str(error).lower():
             raise UserError(f'{path}: not opened, because it carries more than tensors and plain values') from error
         raise UserError(f'{path}: not a checkpoint, or a damaged one') from error
-    if not has_layout(checkpoint):
+    try:
+        known = family_layout(checkpoint, network)
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+    except RecursionError:  # values inside values without end
+        known = None
+    if known is None:
         raise UserError(f"{path}: expected a checkpoint {{'model': {{'name', 'args', 'sd'}}, …}} of this family of programs")
-    return checkpoint
+    return known
 
 
 def _load_plain(path: Path) -> Any:
-    """The content of a file of tensors and plain values, of any protocol of pickle. Raises what torch raises."""
-    try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError:
+    """The content of a file of tensors and plain values, of any protocol of pickle, or of safetensors. Raises what these
+    libraries raise."""
+    if path.suffix == SAFETENSORS:
+        return from_safetensors(path)
+    with torch.serialization.safe_globals(NUMPY_GLOBALS):
         try:
-            translated = as_protocol_2(path)
-        except Exception:  # damaged, or of another kind: the first error says more
-            translated = None
-        if translated is None:
-            raise
-        return torch.load(translated, map_location='cpu', weights_only=True)
-
-
-def has_layout(checkpoint: object) -> bool:
-    """Whether a file's content is {'model': {'name': str, 'args': dict, 'sd': {str: …}}, …}."""
-    model = checkpoint.get('model') if isinstance(checkpoint, dict) else None
-    return (isinstance(model, dict) and isinstance(model.get('name'), str) and isinstance(model.get('sd'), dict)
-            and isinstance(model.get('args'), (dict, type(None))) and all(isinstance(key, str) for key in model['sd']))
+            return torch.load(path, map_location='cpu', weights_only=True)
+        except pickle.UnpicklingError:
+            try:
+                translated = as_protocol_2(path)
+            except Exception:  # damaged, or of another kind: the first error says more
+                translated = None
+            if translated is None:
+                raise
+            return torch.load(translated, map_location='cpu', weights_only=True)
 
 
 def build(checkpoint: dict, source: str) -> SRModel:
@@ -170,12 +176,13 @@ def make(spec: dict, data_norm: dict | None = None, path: str = 'model') -> SRMo
     return model
 
 
-def load(path: str | Path, device: str | torch.device = 'cpu') -> SRModel:
+def load(path: str | Path, device: str | torch.device = 'cpu', network: dict | None = None) -> SRModel:
     """A model that is ready to use: in eval mode, RIM folded, on `device`.
 
     Args:
         path: a checkpoint file of ours or of the released programs, the name of shipped weights ('MSIT-S'), or that of a
             model without weights ('bicubic').
+        network: {'model': {'name', 'args'}, 'data_norm': …}, for a file that holds tensors alone.
     Raises: UserError when there is no such file, or it is not a checkpoint that fits.
     """
     name = str(path)
@@ -184,5 +191,5 @@ def load(path: str | Path, device: str | torch.device = 'cpu') -> SRModel:
         if any(True for _ in model.parameters()):
             raise UserError(f"'{name}' needs weights: give a checkpoint file")
     else:
-        model = build(read_checkpoint(path), name)
+        model = build(read_checkpoint(path, network), name)
     return model.fold().eval().to(device)

@@ -6,6 +6,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+# bytes, as protocol 2 writes them: _codecs.encode(text, 'latin1')
+_BYTES, _LATIN1 = b'c_codecs\nencode\n', b'X\x06\0\0\0latin1\x86R'
 _GETS, _PUTS = ('BINGET', 'LONG_BINGET'), ('BINPUT', 'LONG_BINPUT')
 
 
@@ -36,6 +38,8 @@ def _translated(data: bytes) -> bytes:
             parts.append((pickle.PROTO + b'\x02', None))
         elif name in ('BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8'):
             parts.append(_text(value))
+        elif name in ('BINBYTES', 'SHORT_BINBYTES', 'BINBYTES8', 'BYTEARRAY8'):
+            parts.append((_BYTES + _text(bytes(value).decode('latin1'))[0] + _LATIN1, None))
         elif name == 'STACK_GLOBAL':
             (_, module), (_, attribute) = parts[-2:]
             if not isinstance(module, str) or not isinstance(attribute, str):

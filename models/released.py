@@ -9,16 +9,23 @@ from torch import Tensor
 from models.decoders.msit import MSIT, POSENC
 from models.registries import BiasSpec, Depth, EncoderSpec, MLPSpec, Radius, register
 
+# their arguments → ours
+AMSIT_ARGUMENTS = {'head': 'heads', 'r': 'radius', 'is_cell': 'cell_decode', 'MsC_heads': 'msc_convs',
+                   'MsSA_q': 'mssa_projections'}
+AMSIT_FIXED = {'imnet_num': 1, 'conv_num': 1, 'local_attn': True}  # nothing else was released
+AMSIT_IDLE = ('verbose', 'use_lem')  # the first only prints there; the second is translated to `fem`
+
 
 @register('amsit')
 def amsit(*, encoder_spec: EncoderSpec, imnet_spec: MLPSpec, pb_spec: BiasSpec = POSENC, base_dim: int = 256,
           head: int = 8, r: Radius = 3, imnet_num: int = 1, conv_num: int = 1, is_cell: bool = True,
-          local_attn: bool = True, use_lem: bool = True, MsC_heads: Depth = 16, MsSA_q: int = 4, reparam: str = 'none',
-          reparam_init: str = 'identity') -> MSIT:
+          local_attn: bool = True, use_lem: bool = True, MsC_heads: Depth = 16, MsSA_q: int = 4, verbose: bool = False,
+          reparam: str = 'none', reparam_init: str = 'identity') -> MSIT:
     """MSIT under the name and arguments of the authors' program, with their FEM (fixed kernels, fixed stride).
 
     Their arguments → ours: head → heads, r → radius, is_cell → cell_decode, use_lem → fem, MsC_heads → msc_convs,
     MsSA_q → mssa_projections. `imnet_num` and `conv_num` must be 1 and `local_attn` true: nothing else was released.
+    `verbose` has no effect.
     """
     if imnet_num != 1 or conv_num != 1 or not local_attn:
         raise ValueError('imnet_num and conv_num must be 1 and local_attn true')
@@ -49,9 +56,29 @@ AMSIT_NAMES = (
     (r'^imnets\.0\.', 'imnet.'),
 )
 BARE = ((r'^(?!encoder\.)', 'encoder.'),)  # fixed-scale networks: released without the prefix
+# CiaoSR in mmediting: the parts of its encoders, EDSR and RDN, lie beside those of the decoder
+MMEDITING_NAMES = (
+    (r'^conv_first\.', r'encoder.head.0.'),
+    (r'^body\.(\d+)\.conv1\.', r'encoder.body.\1.body.0.'),
+    (r'^body\.(\d+)\.conv2\.', r'encoder.body.\1.body.2.'),
+    (r'^sfe([12])\.', r'encoder.SFENet\1.'),
+    (r'^rdbs\.(\d+)\.layers\.(\d+)\.conv\.', r'encoder.RDBs.\1.convs.\2.conv.0.'),
+    (r'^rdbs\.(\d+)\.lff\.', r'encoder.RDBs.\1.LFF.'),
+    (r'^gff\.([01])\.', r'encoder.GFF.\1.'),
+)
 RENAMED = {'amsit': AMSIT_NAMES, 'edsr-baseline': BARE, 'rdn': BARE}
-# the mean shift of EDSR and RCAN: stored, never applied; of SwinIR: what follows from its sizes
-UNUSED = re.compile(r'(^|\.)((sub_mean|add_mean)\.|(relative_position_index|attn_mask)$)')
+# the mean shift of EDSR and RCAN: stored, never applied; of SwinIR what follows from its sizes; of CiaoSR a constant
+UNUSED = re.compile(r'(^|\.)((sub_mean|add_mean)\.|(relative_position_index|attn_mask|escape_NaN|step_counter|n_averaged)$)')
+
+
+def our_spec(spec: dict) -> dict:
+    """The spec of a model under our names: that of 'msit' for one of 'amsit', any other as it is."""
+    if spec['name'] != 'amsit':
+        return spec
+    args = dict(spec.get('args') or {})
+    fem = 'authors' if args.get('use_lem', True) else 'none'
+    kept = {AMSIT_ARGUMENTS.get(key, key): value for key, value in args.items() if key not in (*AMSIT_FIXED, *AMSIT_IDLE)}
+    return {'name': 'msit', 'args': {**kept, 'fem': fem}}
 
 
 def method(name: str) -> str:
@@ -66,11 +93,26 @@ def translate(spec: dict) -> tuple[dict, dict[str, Tensor]]:
     tensors, because its arguments do not say so.
     """
     name, args = spec['name'], spec.get('args') or {}
-    state = {rename(name, key): value for key, value in spec['sd'].items() if not UNUSED.search(key)}
+    keys = [key for key in spec['sd'] if not UNUSED.search(key)]
+    if name == 'amsit' and args.get('use_lem') is False:
+        keys = [key for key in keys if not key.startswith('amsno.lem.')]  # stored, though unused
+    state = {rename(name, key): spec['sd'][key] for key in keys}
+    if name == 'ciaosr' and any(key.startswith('generator.') for key in keys):
+        state = _from_mmediting({key: spec['sd'][key] for key in keys})
     if name == 'amsit' and 'reparam' not in args and any(key.endswith('convmap.weight') for key in state):
         linear = any(key.endswith('linear.weight') for key in state)
         args = {**args, 'reparam': 'rim' if linear else 'refconv'}
     return {'name': name, 'args': args}, state
+
+
+def _from_mmediting(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of CiaoSR's own program under our names."""
+    state = {key.removeprefix('generator.'): value for key, value in state.items()}
+    blocks = len({key.split('.')[1] for key in state if key.startswith('body.')})
+    names = (*MMEDITING_NAMES, (r'^conv_after_body\.', rf'encoder.body.{blocks}.'))
+    for pattern, ours in names:
+        state = {re.sub(pattern, ours, key): value for key, value in state.items()}
+    return state
 
 
 def rename(name: str, key: str) -> str:

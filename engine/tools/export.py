@@ -1,6 +1,8 @@
 """Exports a trained checkpoint for inference: python -m engine.export -model save/X/epoch-best.pth -output modelzoo/X.pth
 
-The file holds the folded network (RIM becomes ordinary convolutions) without optimiser or run state.
+The file holds the folded network (RIM becomes ordinary convolutions) without optimiser or run state: for this project (.pth
+or .safetensors), or, with `-format released`, for the official programs of LIIF, LTE and MSIT. Files of tensors alone
+need `-config`, a training config that names their network.
 """
 from pathlib import Path
 
@@ -9,30 +11,44 @@ from torch import Tensor
 
 from common.cli import Parser
 from engine.checkpoint import write_checkpoint
+from engine.config import TRAIN_KEYS, load_config
 from models import released
 from models.checkpoint import build, read_checkpoint
+from models.layouts import SAFETENSORS
+from models.releasing import released_content
 from utils import UserError, check_output
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
+FORMATS = ('msit', 'released')  # of this project; of the official programs
 _STAGE_ARGS = ('reparam', 'reparam_init')
 
 
-def export(source: str | Path, target: str | Path, dtype: str = 'float32') -> None:
+def export(source: str | Path, target: str | Path, dtype: str = 'float32', network: dict | None = None,
+           layout: str = 'msit') -> None:
     """Writes the folded, weights-only form of checkpoint `source` to `target`, atomically.
 
     Args:
+        network: a training config, for a file of tensors alone; see `models.checkpoint.read_checkpoint`.
+        layout: one of FORMATS.
         dtype: 'float32', or 'float16' for half the size: then kernels and matrices are rounded to it, and vectors
             (biases, batch-norm statistics, the FEM stride), which are few, keep float32.
     Raises: UserError when `source` is not a checkpoint, when `target` cannot be written, or when a weight is beyond the
         range of `dtype`; RunError when the disk is full.
     """
-    check_output(target, ('.pth', '.pt'))
-    checkpoint = read_checkpoint(source)
+    check_output(target, ('.pth', '.pt', *([SAFETENSORS] if layout == 'msit' else [])))
+    checkpoint = read_checkpoint(source, network)
     model = build(checkpoint, str(source)).fold()
     spec, _ = released.translate(checkpoint['model'])
-    args = {key: value for key, value in spec['args'].items() if key not in _STAGE_ARGS}
-    state = {key: _rounded(value, dtype, f'{source}: {key}') for key, value in model.state_dict().items()}
-    content = {'model': {'name': spec['name'], 'args': args, 'sd': state}, 'data_norm': model.data_norm}
+    if layout == 'released':
+        try:
+            entry = released_content(model, spec)
+        except UserError as error:
+            raise UserError(f'{source}: {error}') from error
+    else:
+        args = {key: value for key, value in spec['args'].items() if key not in _STAGE_ARGS}
+        entry = {'name': spec['name'], 'args': args, 'sd': model.state_dict()}
+    state = {key: _rounded(value, dtype, f'{source}: {key}') for key, value in entry['sd'].items()}
+    content = {'model': {**entry, 'sd': state}, 'data_norm': model.data_norm}
     write_checkpoint(target, content | {key: checkpoint[key] for key in ('epoch', 'global_batch') if key in checkpoint})
 
 
@@ -53,7 +69,11 @@ def main() -> None:
     parser.option('model', required=True, metavar='FILE', help='the checkpoint of a run')
     parser.option('output', required=True, metavar='FILE', help='file to write')
     parser.option('dtype', choices=list(DTYPES), default='float32', help='of kernels and matrices (default: float32)')
+    parser.option('format', choices=FORMATS, default='msit',
+                  help="whose layout: this project's (default), or that of the official programs of LIIF, LTE and MSIT")
+    parser.option('config', metavar='FILE', help='for a file of tensors alone: a training config that names their network')
     options = parser.parse_args()
-    export(options.model, options.output, options.dtype)
+    network = load_config(options.config, TRAIN_KEYS) if options.config else None
+    export(options.model, options.output, options.dtype, network, options.format)
     size = Path(options.output).stat().st_size
     print(f'{options.model} -> {options.output} ({options.dtype}, {size / 2 ** 20:.1f} MiB)')

@@ -55,11 +55,12 @@ class CLIT(FeatureDecoder):
         is_cell: append the relative cell to the decoder's input.
         local_attn: must be true; released configs contain it.
         scale_base: factor of a step.
+        verbose: in released configs; no effect.
     """
 
     def __init__(self, *, encoder_spec: EncoderSpec, imnet_spec: MLPSpec, pb_spec: BiasSpec = POSENC,
                  base_dim: int = 256, head: int = 8, r: Radius = 3, imnet_num: int = 1, conv_num: int = 1,
-                 is_cell: bool = True, local_attn: bool = True, scale_base: float = 4):
+                 is_cell: bool = True, local_attn: bool = True, scale_base: float = 4, verbose: bool = False):
         if imnet_num != conv_num or imnet_num < 1 or not local_attn:
             raise ValueError('imnet_num and conv_num must be the same number, at least 1, and local_attn true')
         if base_dim < 1 or r < 0:
@@ -160,7 +161,7 @@ class CLIT(FeatureDecoder):
         """Rows and columns of blocks of the output. The part of a grid of `size` that a block reads fits into `memory`."""
         reach = self.attention(cascade).reach
         middle = rows[len(rows) // 2].view(1), columns[len(columns) // 2].view(1)
-        held = peak_bytes(self.finer_maps, latent, cascade, size, *middle, cell) / (2 * reach + 1) ** 2  # per pixel of that grid
+        held = peak_bytes(self.finer_maps, latent, cascade, size, *middle, cell) / (2 * reach + 1) ** 2
         side = max(math.isqrt(int(memory / held)) - 2 * reach, reach)
         cuts = []
         for lines, n, each in zip((rows, columns), size, cell):

@@ -57,15 +57,15 @@ class FixedScale(SRModel):
 
 @register('edsr-baseline')
 def edsr_baseline(*, n_resblocks: int = 16, n_feats: int = 64, res_scale: float = 1.0, scale: int = 2,
-                  no_upsampling: bool = False) -> FixedScale:
+                  no_upsampling: bool = False, rgb_range: float = 1) -> FixedScale:
     """EDSR-baseline with its tail; see `models/encoders/edsr.py`."""
     return FixedScale(encoder_spec={'name': 'edsr-baseline', 'args': {
         'n_resblocks': n_resblocks, 'n_feats': n_feats, 'res_scale': res_scale, 'scale': scale,
-        'no_upsampling': no_upsampling}})
+        'no_upsampling': no_upsampling, 'rgb_range': rgb_range}})
 
 
 @register('rdn')
-def rdn(*, G0: int = 64, RDNconfig: str = 'B', scale: int = 2, no_upsampling: bool = False) -> FixedScale:
+def rdn(*, G0: int = 64, RDNkSize: int = 3, RDNconfig: str = 'B', scale: int = 2, no_upsampling: bool = False) -> FixedScale:
     """RDN with its tail; see `models/encoders/rdn.py`."""
     return FixedScale(encoder_spec={'name': 'rdn', 'args': {
-        'G0': G0, 'RDNconfig': RDNconfig, 'scale': scale, 'no_upsampling': no_upsampling}})
+        'G0': G0, 'RDNkSize': RDNkSize, 'RDNconfig': RDNconfig, 'scale': scale, 'no_upsampling': no_upsampling}})

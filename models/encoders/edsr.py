@@ -38,10 +38,11 @@ class EDSR(Encoder):
         n_resblocks, n_feats, res_scale: of the body.
         scale: 2, 3 or 4, of the upsampling tail.
         no_upsampling: leave the tail out, for an encoder with n_feats channels.
+        rgb_range: of the mean shift, in released configs; no effect.
     """
 
     def __init__(self, *, n_resblocks: Depth = 16, n_feats: int = 64, res_scale: float = 1.0, scale: int = 2,
-                 no_upsampling: bool = False):
+                 no_upsampling: bool = False, rgb_range: float = 1):
         super().__init__()
         if n_resblocks < 0 or n_feats < 1:
             raise ValueError(f'expected n_resblocks >= 0 and n_feats >= 1, got {n_resblocks} and {n_feats}')
@@ -71,3 +72,11 @@ class EDSR(Encoder):
             for key, value in self.body[number].state_dict().items():
                 deepened[f'body.{number}.{key}'] = torch.zeros_like(value) if key.startswith('body.2.') else value.clone()
         return deepened, blocks - known
+
+
+@ENCODERS.register('edsr')
+def edsr(*, n_resblocks: Depth = 32, n_feats: int = 256, res_scale: float = 0.1, scale: int = 2, no_upsampling: bool = False,
+         rgb_range: float = 1) -> EDSR:
+    """The large EDSR: `EDSR` with 32 blocks of 256 features, whose residuals are scaled by 0.1."""
+    return EDSR(n_resblocks=n_resblocks, n_feats=n_feats, res_scale=res_scale, scale=scale, no_upsampling=no_upsampling,
+                rgb_range=rgb_range)

@@ -44,10 +44,11 @@ class RCAN(Encoder):
         n_feats: F.
         reduction: of the channels, inside the attention.
         no_upsampling: must be true; released configs contain it.
+        scale, rgb_range: of the tail and of the mean shift, in released configs; no effect.
     """
 
     def __init__(self, *, n_resgroups: Depth = 10, n_resblocks: Depth = 20, n_feats: int = 64, reduction: int = 16,
-                 no_upsampling: bool = True):
+                 no_upsampling: bool = True, scale: int = 2, rgb_range: float = 1):
         super().__init__()
         if not no_upsampling:
             raise ValueError('no_upsampling must be true: the encoder has no upsampling tail')

@@ -45,10 +45,14 @@ class RDN(Encoder):
         RDNconfig: 'A' (20 blocks of 6, growth 32) or 'B' (16 blocks of 8, growth 64; the usual one).
         scale: 2, 3 or 4, of the upsampling tail.
         no_upsampling: leave the tail out, for an encoder with G0 channels.
+        RDNkSize: side of the kernels; must be 3, as in all released configs.
     """
 
-    def __init__(self, *, G0: int = 64, RDNconfig: str = 'B', scale: int = 2, no_upsampling: bool = False):
+    def __init__(self, *, G0: int = 64, RDNkSize: int = 3, RDNconfig: str = 'B', scale: int = 2,
+                 no_upsampling: bool = False):
         super().__init__()
+        if RDNkSize != 3:
+            raise ValueError(f'RDNkSize is {RDNkSize}, expected 3')
         if RDNconfig not in CONFIGS:
             raise ValueError(f"RDNconfig is {RDNconfig!r}, expected one of {', '.join(CONFIGS)}")
         if G0 < 1:

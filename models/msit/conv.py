@@ -34,7 +34,8 @@ class Conv2d(nn.Conv2d):
 
 def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor, groups: int = 1) -> Tensor:
     """(B, C_in, H, W) convolved with (C_out, C_in/groups, k, k), zeros beyond the border → (B, C_out, H, W)."""
-    if x.device.type == 'cpu' and weight.shape[-1] >= FFT_KERNEL and groups == 1:
+    spectra = x.device.type == 'cpu' and weight.shape[-1] >= FFT_KERNEL and groups == 1
+    if spectra and not torch.compiler.is_exporting():  # exported programs know convolutions
         exact = torch.promote_types(x.dtype, torch.float32)  # there are no spectra in half precision
         return fft_conv2d(x.to(exact), weight.to(exact), bias.to(exact)).to(x.dtype)
     return F.conv2d(x, weight, bias, padding='same', groups=groups)
