@@ -24,7 +24,7 @@ from models.encoders import rdn
 from models.layers import MLP, bilinear_grid
 from models.msit import grid
 from models.msit.fem import FEM, AuthorsFEM, NoFEM
-from models.msit.grid import GridDecoder, decode_grid
+from models.msit.grid import JointDecoder, PlaneDecoder, decode_grid
 from models.msit.msno import MSNO
 from models.msit.mssa import MSSA, Maps
 from utils import UserError
@@ -172,9 +172,22 @@ def peak_bytes(compute, *args, **kwargs) -> int:
 
 # the grid path and the plain path
 
+@pytest.fixture
+def joint(monkeypatch):
+    """Narrow heads are decoded like wide ones."""
+    monkeypatch.setattr(grid, 'WIDEST_PLANE', 0)
+
+
+@pytest.fixture(params=['joint', 'planes'])
+def way(request):
+    """Both ways of decoding a grid."""
+    if request.param == 'joint':
+        request.getfixturevalue('joint')
+
+
 @EVERY_VARIANT
 @pytest.mark.parametrize('sizes', SIZES)
-def test_grid_path_equals_the_plain_path(variant, sizes):
+def test_grid_path_equals_the_plain_path(variant, sizes, way):
     height, width, *size = SIZES[sizes]
     model, lr = msit(**VARIANTS[variant]), random_image(height, width, batch=2) * 2 - 1
     with torch.no_grad():
@@ -189,7 +202,7 @@ def test_grid_path_equals_the_plain_path(variant, sizes):
             assert largest(fast[0], fast[1]) > 0.1
 
 
-def test_every_image_of_a_grid_has_its_own_cell():
+def test_every_image_of_a_grid_has_its_own_cell(way):
     model, lr = msit(), random_image(5, 6).expand(2, -1, -1, -1)
     rows, columns, _ = lines(8, 13)
     cell = torch.tensor([[0.25, 0.2], [0.5, 0.1]], dtype=torch.float64)
@@ -204,18 +217,18 @@ def test_every_image_of_a_grid_has_its_own_cell():
 @pytest.mark.parametrize('pixels, queries, memory', [
     (1, 10 ** 6, 2 ** 30), (3, 10 ** 6, 2 ** 30), (20, 10 ** 6, 2 ** 30), (10 ** 6, 10 ** 6, 2 ** 30),
     (64, 1, 2 ** 30), (64, 20, 2 ** 30), (64, 4096, 0), (64, 4096, 2 ** 15)])
-def test_blocks_of_any_size_make_the_same_grid(monkeypatch, size, pixels, queries, memory):
+def test_blocks_of_any_size_make_the_same_grid(monkeypatch, joint, size, pixels, queries, memory):
     model = msit()
     with torch.no_grad():
         latent = model.encode(random_image(6, 7))
         expected = SRModel.query_grid(model, latent, *lines(*size), 2 ** 30)
-        blocks, call = [], GridDecoder.__call__
+        blocks, call = [], JointDecoder.__call__
 
         def record(decoder, number, ys, xs):
             blocks.append((len(ys.lr), len(xs.lr), ys.out.shape[1] * xs.out.shape[1]))
             return call(decoder, number, ys, xs)
 
-        monkeypatch.setattr(GridDecoder, '__call__', record)
+        monkeypatch.setattr(JointDecoder, '__call__', record)
         monkeypatch.setattr(grid, 'peak_bytes', lambda decoder, image, ys, xs: 1000 * len(ys.lr) * len(xs.lr))
         hidden, keys = model.imnet.layers[0].out_features, (2 * model.mssa.radius + 1) ** 2
         monkeypatch.setattr(grid, 'CPU_U', pixels * keys * hidden)
@@ -233,8 +246,43 @@ def test_blocks_of_any_size_make_the_same_grid(monkeypatch, size, pixels, querie
         assert max(i * j for i, j, _ in blocks) in range(min(most, 21) // 2 + 1, most + 1)
 
 
+@pytest.mark.parametrize('size', [(6, 7), (12, 21), (9, 11)])
+@pytest.mark.parametrize('queries, longest, memory', [
+    (1, 64, 2 ** 30), (7, 64, 2 ** 30), (50, 2, 2 ** 30), (10 ** 6, 3, 2 ** 30), (10 ** 6, 64, 2 ** 30), (10 ** 6, 64, 0)])
+def test_planes_of_any_size_make_the_same_grid(monkeypatch, size, queries, longest, memory):
+    model, blocks, call = msit(), [], PlaneDecoder.__call__
+
+    def record(decoder, number, ys, xs):
+        blocks.append((len(ys.lr), len(xs.lr), ys.out.shape[1] * xs.out.shape[1]))
+        return call(decoder, number, ys, xs)
+
+    monkeypatch.setattr(PlaneDecoder, '__call__', record)
+    monkeypatch.setattr(PlaneDecoder, 'longest', longest)
+    monkeypatch.setattr(PlaneDecoder, 'most_queries', queries)
+    with torch.no_grad():
+        latent = model.encode(random_image(6, 7))
+        fast = model.query_grid(latent, *lines(*size), memory)
+        assert largest(fast, SRModel.query_grid(model, latent, *lines(*size), 2 ** 30)) < 1e-10
+    if memory:  # without, a block is measured first
+        assert sum(i * j * s for i, j, s in blocks) == size[0] * size[1]
+    assert all(j <= longest and (i * j * s <= queries or i * j == 1) for i, j, s in blocks)
+    assert memory or blocks[-1][:2] == (1, 1)
+
+
+@pytest.mark.parametrize('heads, width, planar', [(4, 64, False), (8, 64, True), (8, 72, False), (16, 64, True)])
+def test_narrow_heads_are_decoded_in_planes(heads, width, planar):
+    model = msit(base_dim=width, heads=heads)
+    with torch.no_grad():
+        maps = model.encode(random_image(3, 4)).maps
+        assert PlaneDecoder.suits(model.mssa, maps) is planar
+        assert not PlaneDecoder.suits(model.mssa, maps._replace(values=maps.values.bfloat16()))
+        with torch.autocast('cpu'):
+            assert not PlaneDecoder.suits(model.mssa, maps)
+    assert not PlaneDecoder.suits(model.mssa, maps)  # planes record no gradients
+
+
 @pytest.mark.parametrize('longest', [1, 2, 3, 5])
-def test_queries_of_an_lr_pixel_in_parts_make_the_same_grid(monkeypatch, longest):
+def test_queries_of_an_lr_pixel_in_parts_make_the_same_grid(monkeypatch, longest, way):
     model = msit()
     with torch.no_grad():
         latent = model.encode(random_image(3, 4))
@@ -873,7 +921,7 @@ def test_short_softmax(dtype, error):
     expected = [[1 / (1 + e(1) + e(2)), e(1) / (1 + e(1) + e(2)), e(2) / (1 + e(1) + e(2))],
                 [1 / (1 + e(-1)), 0, e(-1) / (1 + e(-1))], [1 / 3, 1 / 3, 1 / 3],
                 [1 / (1 + e(-39) + e(-41)), e(-39) / (1 + e(-39) + e(-41)), e(-41) / (1 + e(-39) + e(-41))]]
-    assert largest(grid.short_softmax(logits), torch.tensor(expected, dtype=dtype)) < error
+    assert largest(grid.short_softmax(logits.clone(), 1), torch.tensor(expected, dtype=dtype)) < error
 
 
 # half precision

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 FFT_KERNEL = 15  # the smallest k whose spectra win on CPUs, forward and backward together
+CHANNELS_LAST_KERNEL = 7  # from here on channels last wins there, forward alone: its backward is slow
 # even numbers without prime factors beyond 5: transforms of such lengths are fast
 FAST_LENGTHS = sorted(2 ** a * 3 ** b * 5 ** c for a, b, c in product(range(1, 17), range(10), range(7)))
 # for every length up to 4096, the smallest of them that is no smaller
@@ -38,6 +39,8 @@ def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor, groups: int = 1) -> Ten
     if spectra and not torch.compiler.is_exporting():  # exported programs know convolutions
         exact = torch.promote_types(x.dtype, torch.float32)  # there are no spectra in half precision
         return fft_conv2d(x.to(exact), weight.to(exact), bias.to(exact)).to(x.dtype)
+    if x.device.type == 'cpu' and weight.shape[-1] >= CHANNELS_LAST_KERNEL and not torch.is_grad_enabled():
+        x = x.contiguous(memory_format=torch.channels_last)
     return F.conv2d(x, weight, bias, padding='same', groups=groups)
 
 
