@@ -81,7 +81,8 @@ class SRModel(nn.Module):
         fixed_scale: the only factor the model can upscale by, or None for any.
         reach: how many LR pixels around its nearest one an output pixel depends on; None: the whole image, which is then
             always encoded as a whole.
-        whole_grid: whether `upscale` must query its whole grid at once.
+        whole_grid: whether `upscale` queries its whole grid at once: where `reach` is None always, else where the memory
+            allows it.
         has_windows: whether a window can be rendered alone; False where the queries of a grid depend on each other.
         may_idle: whether some parameters are unused at some scales.
         precision: the type in which products of matrices and convolutions are computed by `upscale`, `encode_image` and

@@ -205,7 +205,7 @@ def plan_regions(model: 'SRModel', lr: Tensor, size: tuple[int, int], memory: in
     Raises: UserError that names a sufficient amount of memory, when not even the smallest region fits.
     """
     height, width = lr.shape[2:]
-    at_once = BAND_COPIES * math.prod(size) if model.whole_grid else 0
+    at_once = BAND_COPIES * math.prod(size) if model.whole_grid and model.reach is None else 0
     taken = len(lr) * 3 * (height * width + at_once) * lr.element_size()             # the LR image, and the whole grid
     memory, most = default_memory(lr.device) if memory is None else (memory, memory)
     if len(lr) * height * width * AMPLE <= (memory - taken) * ENCODING_SHARE:
@@ -308,8 +308,9 @@ def _decode_region(model: 'SRModel', latent: Any, region: Region, rows: Tensor, 
     x = nearest_in(coords.nearest_index(columns, region.image_width, cell[0, 1]).cpu(), region.left, region.right)
     start, stop = region.top, region.bottom
     per_line = 4 * 3 * BAND_COPIES * len(cell) * (x.stop - x.start) * -(-len(rows) // (stop - start))  # bytes, at most
-    step = max(1, (min(memory, CPU_BAND) if rows.device.type == 'cpu' else memory) // per_line)
-    if model.whole_grid:
+    largest = min(memory, CPU_BAND) if rows.device.type == 'cpu' and not model.whole_grid else memory
+    step = max(1, largest // per_line)
+    if model.whole_grid and model.reach is None:
         step = stop - start
     for top in range(start, stop, step):
         y = nearest_in(nearest_row, top, min(top + step, stop))

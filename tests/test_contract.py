@@ -205,7 +205,7 @@ def test_upscaling_does_not_change_a_model_in_training(name):
 @NAMES
 @pytest.mark.parametrize('scale', [2, 2.5, 1.5, 4])
 def test_a_window_is_that_part_of_the_whole_grid(name, scale):
-    """Lines 8 to 20 and columns 5 to 25 of the grid; Pillow's bicubic to its rounding."""
+    """Lines 8 to 20 and columns 5 to 25 of the grid."""
     model, lr = variant(name, 0), image(2, 12, 14)
     if name in FIXED and scale != model.fixed_scale:
         pytest.skip('another factor than its own')
@@ -220,9 +220,8 @@ def test_a_window_is_that_part_of_the_whole_grid(name, scale):
     top, bottom, left, right = 8, min(20, height), 5, min(25, width)
     part = model.render(encoded, (top / scale, left / scale, bottom / scale, right / scale), (bottom - top, right - left))
     expected = whole[:, :, top:bottom, left:right]
-    assert largest(part, expected) < (0.1 if name == 'bicubic' else 1e-5)
-    assert largest(model.render(model.encode_image(lr, side=5), (0, 0, 12, 14), (height, width)), whole) < (
-        0.1 if name == 'bicubic' else 1e-5)                                          # in regions of up to 5×5 pixels
+    assert largest(part, expected) < 1e-5
+    assert largest(model.render(model.encode_image(lr, side=5), (0, 0, 12, 14), (height, width)), whole) < 1e-5  # in regions
     assert expected.std() > 0.01
 
 
