@@ -40,8 +40,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(f'-{name}', f'--{name}', **settings)
 
     def device_options(self) -> None:
-        self.option('device', metavar='NAME', help="'cpu', 'cuda', 'cuda:N' or 'mps'; default: the first GPU of CUDA, "
-                                                   "else the CPU")
+        self.option('device', metavar='NAME', help="'cpu', 'cuda' or 'cuda:N'; default: the first GPU of CUDA, else the CPU")
         self.option('gpu', type=whole_number(0, MAX_GPUS), metavar='N', help='the GPU to use')
 
     def precision_option(self) -> None:
@@ -104,10 +103,11 @@ def choose_device(options: argparse.Namespace, local_rank: int | None = None, tf
     if options.device is not None:
         match = re.fullmatch(r'cpu|mps|cuda(?::([0-9]{1,4}))?', options.device)
         if not match:
-            raise UserError(f"-device {shortened(options.device, quotes=False)}: no such device, expected 'cpu', 'cuda', "
-                            "'cuda:N' or 'mps'")
-        if options.device == 'mps' and not torch.backends.mps.is_available():
-            raise UserError("-device mps: this machine has no Apple GPU, or its torch cannot use it; leave -device out")
+            raise UserError(f"-device {shortened(options.device, quotes=False)}: no such device, expected 'cpu', 'cuda' or "
+                            "'cuda:N'")
+        if options.device == 'mps':
+            raise UserError('-device mps: coordinates are computed in float64, which the GPUs of Apple do not have; leave '
+                            '-device out')
         if options.device.startswith('cuda') and int(match[1] or 0) >= torch.cuda.device_count():
             raise UserError(f'-device {options.device}: this machine has {torch.cuda.device_count()} GPUs')
         return torch.device(options.device)

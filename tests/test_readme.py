@@ -147,13 +147,20 @@ def test_data_is_asked_for(tmp_path, command):
     assert {re.fullmatch(line, problem)[1] for problem in missing} == set(named)
 
 
-def test_python_example():
-    """The whole image as a window gives what `upscale` gives."""
+def test_python_example(tmp_path, monkeypatch):
+    """The whole image as a window gives what `upscale` gives, and so does a file, in its 8 bits."""
+    monkeypatch.chdir(tmp_path)
     example, = re.findall(r'^```python\n(.*?)^```', README, re.MULTILINE | re.DOTALL)
     lr = np.random.default_rng(0).random((6, 8, 3), dtype=np.float32)
     names = {'lr': lr, 'h': 15, 'w': 20, 'top': 0, 'left': 0, 'bottom': 6, 'right': 8}
+    pixels = np.rint(255 * lr).astype(np.uint8)
+    Image.fromarray(pixels).save('a.png', dpi=(300, 300))
     exec(example, names)
     assert names['sr'].shape == (1, 3, 15, 20) and (names['sr'] - names['window']).abs().max() < 1e-5
+    with Image.open('b.png') as made:
+        expected = names['model'].upscale(pixels, size=(12, 16))[0].permute(1, 2, 0).numpy()
+        assert made.info['dpi'] == pytest.approx((300, 300), abs=0.1)
+        assert np.array_equal(np.asarray(made), np.rint(255 * expected))
 
 
 @pytest.mark.parametrize('page', ['README.md', 'CONTRIBUTING.md', *(f'docs/{file.name}' for file in DOCS)])
