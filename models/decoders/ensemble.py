@@ -53,7 +53,7 @@ def neighbours(coord: Tensor, region: Region, local_ensemble: bool, distance: Te
     y, offset_y, weight_y = neighbour_lines(coord[..., 0], region.image_height, local_ensemble, distance_y, cell_y)
     x, offset_x, weight_x = neighbour_lines(coord[..., 1], region.image_width, local_ensemble, distance_x, cell_x)
     height, width = region.bottom - region.top, region.right - region.left
-    image = torch.arange(len(coord), device=coord.device).view(-1, 1, 1, 1)
+    image = torch.arange(coord.shape[0], device=coord.device).view(-1, 1, 1, 1)
     row = (image * height + y.unsqueeze(3) - region.top) * width + x.unsqueeze(2) - region.left      # (B, Q, 2, 2)
     offset = torch.stack(torch.broadcast_tensors(offset_y.unsqueeze(3), offset_x.unsqueeze(2)), -1)  # (B, Q, 2, 2, 2)
     weight = weight_y.unsqueeze(3) * weight_x.unsqueeze(2)                           # (B, Q, 2, 2)

@@ -133,7 +133,7 @@ class LocalAttention(nn.Module):
         bias = (bias_y.unsqueeze(3) + bias_x.unsqueeze(2)).flatten(2, 3)             # (B, Q, K², h), y before x
 
         window = pixel_offsets(self.radius, coord.device)                            # (K², 2)
-        image = torch.arange(len(coord), device=coord.device).view(-1, 1, 1)
+        image = torch.arange(coord.shape[0], device=coord.device).view(-1, 1, 1)
         index = self.pixel_index(region, image, centre_y.unsqueeze(2) + window[:, 0], centre_x.unsqueeze(2) + window[:, 1])
         if self.fused and fused.available(maps.keys):
             products = fused.query_key_products(self.sample_queries(maps, coord), maps.keys, index, self.heads)
@@ -151,7 +151,7 @@ class LocalAttention(nn.Module):
         corner = torch.arange(4, device=coord.device)                                # of the four pixels around (y, x)
         corner_y, corner_x = y.floor() + corner // 2, x.floor() + corner % 2         # (B, Q, 4)
         weight = (1 - (y - corner_y).abs()) * (1 - (x - corner_x).abs())             # (B, Q, 4)
-        image = torch.arange(len(coord), device=coord.device).view(-1, 1, 1)
+        image = torch.arange(coord.shape[0], device=coord.device).view(-1, 1, 1)
         index = self.pixel_index(maps.region, image, corner_y.long(), corner_x.long())
         values = F.embedding(index, maps.queries)                                    # (B, Q, 4, C)
         return (weight.to(values.dtype).unsqueeze(-1) * values).sum(2)
