@@ -77,8 +77,7 @@ ALONE = {  # files whose network a config names
 }
 
 
-@pytest.mark.parametrize('protocol', [2, 4, 5])
-@pytest.mark.parametrize('layout', WHOLE)
+@pytest.mark.parametrize(('layout', 'protocol'), [*((layout, 2) for layout in WHOLE), ('numpy', 4), ('numpy', 5)])
 def test_files_that_name_their_network(tmp_path, layout, protocol):
     model = made(SPEC)
     torch.save(WHOLE[layout](model.state_dict()), tmp_path / 'a.pth', pickle_protocol=protocol)
@@ -165,7 +164,7 @@ def test_files_without_fem_store_its_tensors(tmp_path):
     assert torch.equal(output(models.load(tmp_path / 'a.pth')), output(model))
 
 
-@pytest.mark.parametrize(('use_lem', 'fem'), [(True, 'authors'), (False, 'none')])
+@pytest.mark.parametrize(('use_lem', 'fem'), slow_except([(True, 'authors')], [(True, 'authors'), (False, 'none')]))
 def test_pretraining_from_the_authors_stage_1_names_their_fem(tmp_path, use_lem, fem):
     content, model = authors(use_lem=use_lem)
     torch.save(content, tmp_path / 'a.pth')
@@ -182,6 +181,7 @@ def test_pretraining_from_the_authors_stage_1_names_their_fem(tmp_path, use_lem,
         load_stage1(made(wider), wider, tmp_path / 'a.pth')
 
 
+@pytest.mark.slow
 def test_pretraining_from_tensors_alone(tmp_path, tiny_msit):
     torch.save({'params': made(tiny_msit).state_dict()}, tmp_path / 'a.pth')
     model = models.make(tiny_msit)
@@ -229,6 +229,7 @@ def test_mmeditings_ciaosr(tmp_path, encoder):
 
 # what a stranger may write
 
+@pytest.mark.slow
 @pytest.mark.parametrize('args', [
     {'base_dim': 10 ** 9}, {'base_dim': 4096, 'MsC_heads': 1}, {'r': 10 ** 6}, {'base_dim': np.int64(10 ** 9)},
     {'imnet_spec': {'name': 'mlp', 'args': {'hidden_list': [4096] * 64}}}])

@@ -43,7 +43,7 @@ def test_a_released_file_comes_back(shared, tmp_path, name):
     assert torch.equal(output(models.load(tmp_path / 'a.pth')), output(models.load(shared / f'golden/{name}.pth')))
 
 
-@pytest.mark.parametrize('use_lem', [True, False])
+@pytest.mark.parametrize('use_lem', slow_except([True], [True, False]))
 def test_our_msit_goes_to_the_authors_program(tmp_path, use_lem):
     content, model = authors(use_lem=use_lem)
     spec = {'name': 'msit', 'args': {

@@ -48,7 +48,6 @@ class SwinIR(Encoder):
 
     def __init__(self, *, embed_dim: int = 180, depths: Depths | None = None, num_heads: Heads | None = None,
                  window_size: Window = 8, mlp_ratio: float = 2.0, drop_path_rate: float = 0.1, no_upsampling: bool = True):
-        from models.swin.blocks import RSTB, init_linear_layers  # timm takes seconds to import
         super().__init__()
         depths, num_heads = depths or [6] * 6, num_heads or [6] * 6
         if not no_upsampling:
@@ -59,6 +58,7 @@ class SwinIR(Encoder):
             raise ValueError(f'embed_dim is {embed_dim}, expected a multiple of all num_heads, {num_heads}')
         if window_size < 2 or embed_dim * mlp_ratio < 1 or not 0 <= drop_path_rate < 1:
             raise ValueError('expected window_size >= 2, an mlp_ratio of at least one channel and 0 <= drop_path_rate < 1')
+        from models.swin.blocks import RSTB, init_linear_layers  # timm takes seconds to import
         self.out_channels, self.reach = FEATURES, _reach(depths, window_size)
         self.multiple = self.mirrored = window_size
         blocks = sum(depths)
