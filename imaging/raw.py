@@ -15,7 +15,7 @@ from imaging.deep import check_pixels
 from imaging.formats import RAW_SUFFIXES
 from imaging.frame import Frame, Metadata
 from imaging.libraries import library
-from imaging.reading import check_file
+from imaging.reading import DAMAGED, check_file
 from utils import UserError
 
 # the white balance of the camera, the curve of sRGB, and one brightness for all images of a series
@@ -71,5 +71,5 @@ def _metadata(path: Path) -> Metadata:
     try:
         with tiff.opened(path) as file:
             return replace(tiff.page_metadata(path, file.pages[0]), profile=None, dpi=None)
-    except library('tifffile', path).TiffFileError:
+    except DAMAGED:  # or no TIFF: the image is worth more
         return Metadata()

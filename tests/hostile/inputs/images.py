@@ -9,8 +9,10 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import tifffile
 from PIL import Image
 
+from imaging.formats import RAW_SUFFIXES
 from tests.hostile.case import Case
 from tests.hostile.inputs.states import make_special
 from tests.hostile.mutate import damaged
@@ -23,7 +25,7 @@ MODES = {  # mode → formats that hold it
     'LAB': ('tiff',)}
 NAMES = ('a.png', 'a.jpg', 'a.TIFF', 'a.bmp', 'a.webp', 'a.ppm', 'a b.png', '-a.png', "a'b\".png", '$(touch pwned).png',
          'é€漢🙂.png', 'a\nb.png', 'n' * 230 + '.png', os.fsdecode(b'\xff\xfe.png'), 'a.png.png', '%s{}.png', '~.png',
-         'a\rb.png', '\x1b[31m.png')
+         'a\rb.png', '\x1b[31m.png', 'a.dng', 'b.DNG', 'c.nef')
 SIZES = ((1, 1), (1, 300), (300, 1), (2, 3), (7, 5), (28, 30), (28, 30), (28, 30))
 EPS = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(../pwned) (w) file\n%%EOF\n'
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="file:///etc/passwd"/></svg>'
@@ -90,7 +92,7 @@ def _write(path: Path, rng: Random) -> str:
         return odd
     if kind == 'chunks':
         return _write_chunks(path, rng)
-    data, odd = _encoded(rng)
+    data, odd = _raw(rng) if path.suffix.lower() in RAW_SUFFIXES else _encoded(rng)
     if kind == 'damaged':
         data, damage = damaged(data, rng)
         odd = f'{odd}, {damage}'
@@ -120,6 +122,19 @@ def _encoded(rng: Random) -> tuple[bytes, str]:
         content = io.BytesIO()
         image.convert('RGB').save(content, 'png')
     return content.getvalue(), f'{kind} of mode {mode}, {height}x{width}'
+
+
+def _raw(rng: Random) -> tuple[bytes, str]:
+    """What a camera wrote, behind a Bayer pattern, as a DNG."""
+    height, width = rng.choice(((24, 30), (64, 48), (2, 2)))
+    mosaic = np.frombuffer(rng.randbytes(height * width * 2), np.uint16).reshape(height, width)
+    tags = [(50706, 'B', 4, b'\1\4\0\0'), (50708, 's', 0, 'Test'), (50778, 'H', 1, 21),
+            (33421, 'H', 2, (2, 2)), (33422, 'B', 4, b'\0\1\1\2'),
+            (50721, '2i', 9, (1, 1, 0, 1, 0, 1) * 3), (50717, 'I', 1, rng.choice((65535, 65535, 0, 1, 2 ** 32 - 1)))]
+    content = io.BytesIO()
+    tifffile.imwrite(content, mosaic, photometric='cfa', extratags=[(*tag, False) for tag in tags],
+                     compression=rng.choice((None, None, 'zlib')))
+    return content.getvalue(), f'a raw file, {height}x{width}'
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
