@@ -5,7 +5,7 @@ from collections.abc import Collection
 from engine.films import films_among
 from utils import UserError
 
-_MODEL = ('model', 'ensemble', 'device', 'gpu', 'precision', 'no_kernels')
+_MODEL = ('model', 'config', 'ensemble', 'device', 'gpu', 'precision', 'no_kernels')
 _SIZE = ('scale', 'resolution', 'height', 'width', 'longest', 'shortest')
 _WRITTEN = ('format', 'quality', 'bits', 'background')
 _PARTS = ('memory', 'halo')

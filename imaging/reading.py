@@ -87,7 +87,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
 
 # what Pillow's decoders raise for damaged files
 DAMAGED = (OSError, ValueError, EOFError, SyntaxError, ArithmeticError, LookupError, TypeError, AttributeError,
-            RuntimeError, struct.error, zlib.error)
+            AssertionError, RuntimeError, struct.error, zlib.error)
 _KINDS = ((stat.S_ISDIR, 'a folder'), (stat.S_ISFIFO, 'a FIFO'), (stat.S_ISSOCK, 'a socket'),
           (stat.S_ISCHR, 'a device'), (stat.S_ISBLK, 'a device'))
 

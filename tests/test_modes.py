@@ -15,7 +15,7 @@ TABLE = {  # has it an effect (y, n) in these modes?
     'at': 'nnynn', 'frames': 'nnynn', 'fps': 'nnynn', 'size': 'nnynn', 'port': 'nynnn', 'host': 'nynnn',
     'memory': 'nnnyy', 'halo': 'nnnyy', 'ensemble': 'nyyyy',
     'format': 'nnnyy', 'quality': 'nnnyy', 'bits': 'nnnyy', 'background': 'nnnyy', 'range': 'nnyny', 'first_frame': 'nnnny',
-    'model': 'nyyyy', 'device': 'nyyyy', 'gpu': 'nyyyy', 'precision': 'nyyyy', 'no_kernels': 'nyyyy'}
+    'model': 'nyyyy', 'config': 'nyyyy', 'device': 'nyyyy', 'gpu': 'nyyyy', 'precision': 'nyyyy', 'no_kernels': 'nyyyy'}
 
 
 def read(monkeypatch, *words: str):

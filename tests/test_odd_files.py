@@ -88,6 +88,15 @@ def test_a_long_text(upscale, text):
     assert upscale('a.png', scale='1').status == 0 and np.array_equal(loaded('out.png'), NOISE)
 
 
+def test_a_palette_that_is_missing(upscale):
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
+    Path('a.png').write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 4, 3, 8, 3, 0, 0, 0))
+                              + chunk(b'IDAT', zlib.compress(bytes(15))) + chunk(b'IEND', b''))
+    done = upscale('a.png')
+    assert done.status == 2 and done.err.startswith('error: a.png: damaged') and done.err.count('\n') == 1
+
+
 @pytest.mark.parametrize('name', ['two words.png', 'émoji 🌊.png', 'new\nline.png', "quote's \".png", '%s {}.png', '-.png',
                                   os.fsdecode(b'\xff.png')])
 @pytest.mark.parametrize('suffix', slow_except(['png'], ['png', 'tif']))

@@ -33,7 +33,7 @@ def make(folder: Path, originals: Path, rng: Random) -> Case:
         words += rng.choice(OTHERS)
     target = words[words.index('-output') + 1]
     options = [word.partition('=')[0] for word in words if word.startswith('-')]
-    return Case(command='demo', words=words, odd=odd, names=(*options, *words, 'in/', 'out/'), lines=r'skipped: .*',
+    return Case(command='demo', words=words, odd=odd, names=(*options, *words, 'in/', 'out'), lines=r'skipped: .*',
                 writes=('out', 'out.png', 'out_compare.png', 'in/deep', '0.png', '1.png', *_beside(folder)),
                 verify=lambda place: None if '-info' in words or (place / target).exists() else f'without {target}')
 
