@@ -62,6 +62,16 @@ def test_table_by_hand():
     assert table[-1] == '- RDN-CLIT: CLIT.pth: no such checkpoint file'
 
 
+def test_published_figures_on_other_lr_images_are_named():
+    """At ×2 and ×4 of MSIT, not at ×3, where the sources agree; nothing is published of SSIM."""
+    sources = {2: 'pil_bicubic', 3: 'LR_bicubic', 4: 'pil_bicubic'}
+    found = [measurement('MSIT', scale, 38, 38.3, lr='LR_bicubic', published_lr=source) for scale, source in sources.items()]
+    sentence = ('Published on other LR images than measured: RDN-MSIT on Set5, ×2, ×4: pil_bicubic, measured on LR_bicubic.')
+    assert sentence in markdown('', found, ['psnr'], []).splitlines()
+    assert 'other LR images' not in markdown('', found, ['ssim'], []) + markdown('', found[1:2], ['psnr'], [])
+    assert r'RDN-MSIT on Set5, $\times$2, $\times$4: pil\_bicubic' in latex('', found, ['psnr'], [])
+
+
 def test_a_table_for_each_metric():
     """SSIM reads to four decimals: at ×2 LIIF and LTE are both best; nothing is published of it."""
     values = {'LIIF': 0.96124, 'IPE': 0.9607, 'LTE': 0.96121}
@@ -354,6 +364,8 @@ def test_shipped_suites_name_every_published_row(name):
 def test_published_figures():
     found = read_published(['table1_div2k_valid'], 'x')
     assert (found.scores['RDN-MSIT', 30.0], found.sizes['EDSR-baseline-CLIT']) == ({'psnr': 20.68}, 16.9)
+    assert [found.lr[name, scale] for name, scale in (('RDN-MSIT', 2.0), ('RDN-LIIF', 2.0), ('RDN-LIIF', 6.0))] == [
+        'pil_bicubic', 'LR_bicubic', 'pil_bicubic']
     assert ('RDN', 6.0) not in found.scores
     found = read_published(['table2_benchmarks_rdn.Urban100', 'bicubic_published.Urban100'], 'x')
     assert (found.scores['RDN-CLIT', 8.0], found.scores['Bicubic', 4.0]) == ({'psnr': 23.03}, {'psnr': 23.14})

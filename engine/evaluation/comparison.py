@@ -164,7 +164,8 @@ class Comparison:
         return Measurement(
             set=evaluation_set.name, encoder=method.encoder, method=method.name, scale=scale, absent=absent,
             scores={name: row[name] for name in self.metric_names if name in row},
-            published=evaluation_set.published.scores.get((published, scale), {}),
+            published=evaluation_set.published.scores.get((published, scale), {}), lr=row.get('lr'),
+            published_lr=evaluation_set.published.lr.get((published, scale)),
             seconds=row.get('seconds_per_image'), memory=row.get('peak_memory'),
             params=candidate and candidate.params, macs=candidate and candidate.macs,
             reimplementation=candidate and candidate.reimplementation,

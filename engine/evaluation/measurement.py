@@ -9,6 +9,7 @@ class Measurement(NamedTuple):
 
     Attributes:
         scores, published: by metric.
+        lr, published_lr: the source of the LR images of both.
         params, published_params: number of parameters, and millions of them.
         macs: multiply-adds per output megapixel.
         seconds, memory: per image, and peak in bytes.
@@ -21,6 +22,8 @@ class Measurement(NamedTuple):
     absent: str | None = None
     scores: dict[str, float] = {}
     published: dict[str, float] = {}
+    lr: str | None = None
+    published_lr: str | None = None
     params: int | None = None
     published_params: float | None = None
     macs: float | None = None

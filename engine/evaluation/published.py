@@ -2,6 +2,7 @@
 from typing import NamedTuple
 
 from common.scales import AnyScale
+from datasets.protocols import OWN_LR, PIL_LR, Protocol
 from engine.evaluation.metrics import METRICS
 from engine.yaml_files import read_yaml
 from utils import ROOT, UserError, nearest_name
@@ -15,9 +16,11 @@ class Published(NamedTuple):
     Attributes:
         scores: by method and scale, a value for each metric that is reported.
         sizes: millions of parameters by method.
+        lr: by method and scale, the source of the LR images: that of the entry, or the set's own where it has them.
     """
     scores: dict[tuple[str, AnyScale], dict[str, float]] = {}
     sizes: dict[str, float] = {}
+    lr: dict[tuple[str, AnyScale], str] = {}
 
 
 def read_published(paths: list[str], source: str) -> Published:
@@ -31,6 +34,7 @@ def read_published(paths: list[str], source: str) -> Published:
     tables = read_yaml(PUBLISHED)
     scores: dict[tuple[str, AnyScale], dict[str, float]] = {}
     sizes: dict[str, float] = {}
+    lr: dict[tuple[str, AnyScale], str] = {}
     for path in paths:
         name, _, part = str(path).partition('.')
         block = tables.get(name, {}).get(part or 'rows')
@@ -43,6 +47,8 @@ def read_published(paths: list[str], source: str) -> Published:
                 for scale, value in zip(tables[name]['scales'], entry[metric]):
                     if value is not None:
                         scores.setdefault((entry['method'], float(scale)), {})[metric] = value
+                        own = entry.get('lr', OWN_LR) if scale in Protocol.prepared_scales else PIL_LR
+                        lr[entry['method'], float(scale)] = own
             if entry.get('params_m') is not None:
                 sizes[entry['method']] = entry['params_m']
-    return Published(scores, sizes)
+    return Published(scores, sizes, lr)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from common.locks import locked
+from common.scales import scale_text
 from engine.evaluation.evaluate import plain_numbers
 from engine.evaluation.measurement import Measurement
 from engine.evaluation.metrics import METRICS
@@ -28,7 +29,7 @@ def markdown(title: str, measurements: list[Measurement], metrics: list[str], co
         rule = ['---'] * texts + ['---:'] * (len(head) - texts)
         paragraphs += [f'**{_caption(title, metric)}**',
                        '\n'.join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))]
-    paragraphs.append(_legend(measurements, metrics))
+    paragraphs += [_legend(measurements, metrics), *_other_sources(measurements, metrics)]
     notes = footnotes(measurements)
     if notes:
         paragraphs.append('\n'.join(f'{MARKDOWN.footnote(i)} Re-implementation {note}.' for i, note in enumerate(notes, 1)))
@@ -54,7 +55,8 @@ def _latex_table(title: str, measurements: list[Measurement], metric: str, colum
         body.append(' & '.join(line) + r' \\')
     notes = [f'{LATEX.footnote(number)} Re-implementation {LATEX.text(note)}.'
              for number, note in enumerate(footnotes(measurements), 1)]
-    caption = ' '.join([f'{LATEX.text(_caption(title, metric))}.', _legend(measurements, [metric]), *notes])
+    other = map(LATEX.text, _other_sources(measurements, [metric]))
+    caption = ' '.join([f'{LATEX.text(_caption(title, metric))}.', _legend(measurements, [metric]), *other, *notes])
     return '\n'.join([
         r'\begin{table}', r'\centering', rf'\caption{{{caption}}}',
         rf"\begin{{tabular}}{{{'l' * texts}{'r' * (len(head) - texts)}}}", r'\toprule',
@@ -100,3 +102,14 @@ def _legend(measurements: list[Measurement], metrics: list[str]) -> str:
     """The sentence that explains the tables' signs."""
     published = any(measurement.published.keys() & set(metrics) for measurement in measurements)
     return 'Measured; best in bold, second best underlined' + ('; in parentheses as published.' if published else '.')
+
+
+def _other_sources(measurements: list[Measurement], metrics: list[str]) -> list[str]:
+    """The sentence about published figures whose LR images are of another source than the measured ones'; none without."""
+    pairs: dict[tuple[str, str, str], list[str]] = {}
+    for entry in measurements:
+        if entry.lr and entry.published_lr and entry.lr != entry.published_lr and entry.published.keys() & set(metrics):
+            pairs.setdefault((entry.full_name, entry.set, f'{entry.published_lr}, measured on {entry.lr}'), []).append(
+                f'×{scale_text(entry.scale)}')
+    found = [f"{name} on {group}, {', '.join(scales)}: {sources}" for (name, group, sources), scales in pairs.items()]
+    return [f"Published on other LR images than measured: {'; '.join(found)}."] if found else []
