@@ -107,6 +107,7 @@ TRAIN_KEYS = {
     'channels_last': Key(bool),
     'compile': Key(bool),
     'fused': Key(bool),
+    'figures': Key(bool),
     'epoch_max': Key(int, True, 1, 10 ** 7),
     'epoch_val': Key(int, minimum=1),
     'epoch_save': Key(int, minimum=1),

@@ -37,7 +37,8 @@ class Kind(ABC):
         names: of the models, in the figure; default: those of the files.
         input: files and folders of HR images; with a test config the names of images of its set, all by default.
         scale, scales: factors of at least 1.
-        box: [top, left, height, width] in pixels of the HR image: one for all images, or one for each.
+        box: [top, left, height, width] in pixels of the HR image: one for all images, or one for each;
+            zoom shows several of a single image.
         at: points [y, x] of the image, from 0, 0 at the top left to 1, 1.
         width: 'column' or 'page'.
     """

@@ -37,7 +37,7 @@ class LAM(Kind):
         steps: of the path from the blurred to the sharp LR image.
     """
 
-    def __init__(self, *, model: list[str], box: Boxes, input: list[str] | None = None, scale: Scale = 4.0, steps: int = 24,
+    def __init__(self, *, model: list[str], box: Boxes, input: list[str] | None = None, scale: Scale = 4.0, steps: int = 16,
                  names: list[str] | None = None, width: str = 'page'):
         self.model, self.box, self.input, self.scale, self.names = model, box, input, float(scale), names
         self.steps, self.width = steps, checked_width(width)

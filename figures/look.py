@@ -183,11 +183,11 @@ def show(axes: Axes, image: np.ndarray, **settings: Any) -> Any:
     return shown
 
 
-def frame(axes: Axes, box: tuple[float, float, float, float], width: float = 1.0) -> None:
+def frame(axes: Axes, box: tuple[float, float, float, float], width: float = 0.8) -> None:
     """Draws a box (top, left, height, width), in pixels, on an image: bright on a dark edge, so that it is seen anywhere."""
     from matplotlib.patches import Rectangle
     top, left, box_height, box_width = box
-    for line, colour in ((width + 1.2, 'black'), (width, BOX)):
+    for line, colour in ((width + 1.0, 'black'), (width, BOX)):
         axes.add_patch(Rectangle((left - 0.5, top - 0.5), box_width, box_height, fill=False, linewidth=line,
                                  edgecolor=colour))
 

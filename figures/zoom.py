@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -50,7 +51,10 @@ class Shot(NamedTuple):
 
 @register('zoom')
 class Zoom(Kind):
-    """Each image with a box, and what is in the box: HR, and the result of every model with PSNR and SSIM of the crop."""
+    """Each image with a box, and what is in the box: HR, and the result of every model with PSNR and SSIM of the crop.
+
+    A single image may have several boxes.
+    """
 
     def __init__(self, *, model: list[str], box: Boxes, input: list[str] | None = None, scale: Scale = 4.0,
                  names: list[str] | None = None, width: str = 'page'):
@@ -59,26 +63,27 @@ class Zoom(Kind):
 
     def draw(self, studio: Studio) -> Figure:
         evaluation = studio.images(self.input, [self.scale])
-        boxes = boxes_for(self.box, len(evaluation))
+        boxes = [self.box] if len(evaluation) == 1 else [[box] for box in boxes_for(self.box, len(evaluation))]
         networks = studio.models(self.model, self.names)
         with studio.progress(len(evaluation) * len(networks), 'zoom') as bar:
-            shots = [self.shoot(studio, evaluation, index, boxes[index], networks, bar.update)
-                     for index in range(len(evaluation))]
+            shots = [shot for index, inside in enumerate(boxes)
+                     for shot in self.shoot(studio, evaluation, index, inside, networks, bar.update)]
         return arrange(shots, self.scale, self.width)
 
-    def shoot(self, studio: Studio, evaluation: Evaluation, index: int, box: list[int], networks: dict[str, SRModel],
-              done) -> Shot:
-        """One image by every model."""
+    def shoot(self, studio: Studio, evaluation: Evaluation, index: int, boxes: list[list[int]],
+              networks: dict[str, SRModel], done: Callable[[], object]) -> list[Shot]:
+        """One image by every model, with each of its boxes."""
         pair, name = pair_of(evaluation, index, self.scale), stems(evaluation)[index]
-        inside = checked_box(box, pair.hr.shape[:2], f'{name} at ×{scale_text(self.scale)}')
-        target = to_tensor(pair.hr)
-        crops = [Crop('HR', np.asarray(to_image(inside.of(target))), None)]
+        checked = [checked_box(box, pair.hr.shape[:2], f'{name} at ×{scale_text(self.scale)}') for box in boxes]
+        target, lr = to_tensor(pair.hr), to_tensor(pair.lr)
+        shots = [Shot(name, pair.hr, box, [Crop('HR', np.asarray(to_image(box.of(target))), None)]) for box in checked]
         for label, model in networks.items():
-            result = studio.upscale(model, to_tensor(pair.lr), pair.hr.shape[:2])
-            scores = box_scores(result, target, inside, evaluation.protocol, metrics.make())
-            crops.append(Crop(label, np.asarray(to_image(inside.of(result))), scores))
+            result = studio.upscale(model, lr, pair.hr.shape[:2])
+            for shot in shots:
+                scores = box_scores(result, target, shot.box, evaluation.protocol, metrics.make())
+                shot.crops.append(Crop(label, np.asarray(to_image(shot.box.of(result))), scores))
             done()
-        return Shot(name, pair.hr, inside, crops)
+        return shots
 
 
 def arrange(shots: list[Shot], scale: float, width: float) -> Figure:

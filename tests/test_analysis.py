@@ -9,7 +9,7 @@ from helpers import message
 import models
 from common import coords
 from datasets import protocols
-from engine.analysis.attribution import attribute, blur_path, blurred, box_detail, detail, diffusion_index
+from engine.analysis.attribution import SIGMA, attribute, blur_path, blurred, box_detail, detail, diffusion_index
 from engine.analysis.boxes import Box, box_scores, checked_box
 from engine.analysis.errors import error_map, mean_error_map
 from engine.analysis.inner import attention, compared_kernels, features, kernels
@@ -147,17 +147,17 @@ def test_kernels_of_stage_2(tiny_msit, network):
 
 def test_blur_keeps_what_a_gaussian_keeps():
     """The mean of a constant, the sum and the variance of a point: sigma², and 1/12 for each of two pixels' widths."""
-    assert torch.allclose(blurred(torch.full((1, 3, 5, 6), 0.3), 2.0), torch.full((1, 3, 5, 6), 0.3), atol=1e-6)
+    assert torch.allclose(blurred(torch.full((1, 3, 5, 6), 0.3), SIGMA), torch.full((1, 3, 5, 6), 0.3), atol=1e-6)
     point = torch.zeros(1, 3, 41, 41)
     point[..., 20, 20] = 1
-    for sigma in (0.7, 2.0):
+    for sigma in (0.7, SIGMA):
         row = blurred(point, sigma)[0, 0].sum(0)
         offset = torch.arange(41) - 20.0
         assert row.sum() == pytest.approx(1, abs=1e-5)
         assert (row * offset ** 2).sum() == pytest.approx(sigma ** 2 + 1 / 12, rel=1e-3)
     assert torch.equal(blurred(point, 0), point) and torch.allclose(blurred(point, 1e-3), point)
     path = list(blur_path(point, 4))
-    assert len(path) == 5 and torch.equal(path[-1], point) and torch.equal(path[0], blurred(point, 3.0))
+    assert len(path) == 5 and torch.equal(path[-1], point) and torch.equal(path[0], blurred(point, SIGMA))
 
 
 def test_attributions_of_a_linear_function_are_exact():
@@ -172,7 +172,7 @@ def test_attributions_sum_to_the_change_along_the_path(network):
     """To 1 %, for a network, with the steps that the figure takes."""
     image = torch.rand(1, 3, 12, 10, generator=torch.Generator().manual_seed(1))
     function = box_detail(network.requires_grad_(False), Box(6, 4, 12, 14), (24, 20))
-    path = list(blur_path(image, 24))
+    path = list(blur_path(image, 16))
     total = attribute(function, path).sum().item()
     change = (function(path[-1]) - function(path[0])).item()
     assert abs(change) > 1e-3 and total == pytest.approx(change, rel=0.01)

@@ -129,6 +129,10 @@ def test_zoom_shows_the_metrics_of_the_crops(bench):
     assert [text for text in shown if text in ('HR', 'bicubic', 'one', 'two')] == ['HR', 'bicubic', 'one', 'two'] * 2
     assert '0 (×4)' in shown and '1 (×4)' in shown
     images = [axes.images[0].get_array() for axes in figure.axes]
+    given = {'model': ['bicubic'], 'input': ['HR/0.png'], 'box': [[8, 8, 24, 24], [1, 2, 4, 6]]}
+    several = figure_config(None, 'zoom', given)
+    crops = [axes.images[0].get_array() for axes in make_figure(several).draw(studio()).axes]
+    assert np.array_equal(crops[4], noise(0)[1:5, 2:8]) and np.array_equal(crops[2], images[2])
     assert np.array_equal(images[0], noise(0)) and np.array_equal(images[1], noise(0)[8:32, 8:32])
     assert np.array_equal(images[2], resize_bicubic(resize_bicubic(noise(0), 12, 15), *SIZE)[8:32, 8:32])
 

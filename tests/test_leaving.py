@@ -18,7 +18,7 @@ COMMANDS = {
     'demo': ('demo.py', '-scale', '16'), 'test': ('test.py', '-config', 'none.yaml', '-model', 'bicubic'),
     'train': ('train.py', '-config', 'none.yaml'), 'export': ('-m', 'engine.export', '-model', 'x', '-output', 'y.pth'),
     'prepare': ('-m', 'datasets.prepare', '-check'), 'curves': ('-m', 'benchmarks.curves', '-runs', 'x', '-output', 'y.png')}
-PLACES = ('*.py', 'assets/*.py', 'benchmarks/*.py', 'datasets/**/*.py', 'engine/**/*.py')
+PLACES = ('*.py', 'benchmarks/*.py', 'datasets/**/*.py', 'engine/**/*.py')
 SCRIPTS = {file: text for place in PLACES for file in sorted(ROOT.glob(place))
            if '\n    run(main)\n' in (text := file.read_text(encoding='utf-8'))}
 

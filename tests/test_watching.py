@@ -3,6 +3,7 @@ import io
 import math
 import platform
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import engine.training.record
 import models
 from datasets.evaluation import Pair
+from engine.training.figures import Crops
 from engine.training.health import dead_share, watch_relus
 from engine.training.record import Pace, Record, git_revision, quiet_writer_thread, triptych, versions
 from engine.training.step import TrainingStep
@@ -143,6 +145,49 @@ def test_triptych():
     assert (image[:, :4] == 90).all() and (image[:, 4:8] == 51).all()
     assert np.array_equal(image[:, 8:], hr[3:7, 4:8])
     assert triptych(pair, prediction, 96).shape == (10, 39, 3)
+
+
+@pytest.mark.slow
+def test_crops_of_every_image():
+    """By hand: the centres of predictions and HR, white lines of two pixels around them; all cut to the smallest."""
+    pytest.importorskip('torchvision')
+    crops = Crops()
+    for height, width, level in ((9, 8, 0.2), (4, 6, 0.4)):
+        hr = np.arange(height * width, dtype=np.uint8).reshape(height, width, 1).repeat(3, 2)
+        crops.add(Pair('a.png', hr, hr), torch.full((3, height, width), level))
+    grid = crops.grid()
+    assert grid.shape == (2 * (4 + 2) + 2, 2 * (6 + 2) + 2, 3) and (grid[:2] == 255).all() and (grid[:, 8:10] == 255).all()
+    assert (grid[2:6, 2:8] == 51).all() and (grid[8:12, 2:8] == 102).all()
+    assert grid[2:6, 10:16, 0].tolist() == [[8 * y + x for x in range(1, 7)] for y in range(2, 6)]
+    assert grid[8:12, 10:16, 0].tolist() == np.arange(24).reshape(4, 6).tolist()
+
+
+@pytest.mark.slow
+def test_figures_of_the_validation(lab):
+    """A grid with a row for every image, all scales in one chart, and the same weights as without."""
+    pytest.importorskip('torchvision')
+    lab.config['val_dataset']['dataset']['args']['first_k'] = 4
+    assert lab.train('run', figures=True).status == 0 and lab.train('plain').status == 0
+    shown = images_of(lab.save('run'))
+    assert [step for step, _ in shown['val/zoom_x3']] == [3, 6]
+    assert {image.shape for _, image in shown['val/zoom_x3']} == {(4 * 26 + 2, 2 * 26 + 2, 3)}
+    whole = np.asarray(Image.open(lab.folder / 'data/images/1.png'))
+    assert np.array_equal(shown['val/zoom_x3'][0][1][28:52, 28:52], whole[8:32, 10:34])
+    layout, = events_of(lab.save('run')).Tensors('custom_scalars__config__')
+    assert all(f'val/psnr_x{scale}'.encode() in layout.tensor_proto.string_val[0] for scale in (2, 3))
+    assert 'val/zoom_x3' not in images_of(lab.save('plain'))
+    a, b = (lab.loaded(name)['model']['sd'] for name in ('run', 'plain'))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+def test_figures_that_cannot_be_made(lab, monkeypatch):
+    done = lab.train('run', figures=True, val_dataset=None)
+    assert done.status == 2 and one_error_line(done, 'figures: needs a val_dataset')
+    monkeypatch.setitem(sys.modules, 'torchvision', None)
+    assert lab.train('plain', epoch_max=1).status == 0
+    done = lab.train('run', figures=True)
+    assert done.status == 2 and one_error_line(done, 'figures: needs torchvision: pip install torchvision')
 
 
 def test_versions_and_config_are_written(lab):

@@ -5,6 +5,7 @@ blurred to sharp; the gradients along this path, integrated, share the change of
 
 Shapes: H×W the LR grid, h×w a box of the result.
 """
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -17,7 +18,7 @@ from engine.analysis.boxes import Box
 from models.contract import SRModel
 from utils import UserError
 
-SIGMA = 3.0  # of the Gaussian at the blurred end of the path, in LR pixels
+SIGMA = 1.2  # of the Gaussian at the blurred end of the path, in LR pixels
 SMALLEST = 1e-3  # keeps the gradient of a gradient's length finite where that is zero
 
 
@@ -28,7 +29,7 @@ def blurred(image: Tensor, sigma: float) -> Tensor:
     """
     if sigma == 0:
         return image
-    radius = int(4 * SIGMA)
+    radius = math.ceil(4 * SIGMA)
     edge = torch.arange(-radius, radius + 2, dtype=torch.float64) - 0.5
     weight = torch.erf(edge / (sigma * 2 ** 0.5)).diff()
     weight = (weight / weight.sum()).to(image).expand(3, 1, -1)                      # (3, 1, K)

@@ -72,6 +72,12 @@ class Record:
             with self.writing('tensorboard'):
                 self.writer.add_image(name, pixels, step, dataformats='HWC')
 
+    def chart(self, title: str, tags: list[str]) -> None:
+        """A chart that shows several curves together, among TensorBoard's custom scalars."""
+        if self.writer:
+            with self.writing('tensorboard'):
+                self.writer.add_custom_scalars({'validation': {title: ['Multiline', tags]}})
+
     def flush(self) -> None:
         """Brings everything written so far to its files."""
         if self.writer:

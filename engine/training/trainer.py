@@ -13,6 +13,7 @@ from engine.checkpoint import read_run
 from engine.config import changes
 from engine.distributed import ALONE, World
 from engine.training.build import build_loader, build_model, build_network, build_validation_set
+from engine.training.figures import check_figures
 from engine.training.folder import BEST, LAST, write_missing
 from engine.training.ranges import MOST_DB
 from engine.training.record import Pace, Record, versions
@@ -45,6 +46,7 @@ class Trainer:
         checkpoint = world.broadcast(read_run(resume) if resume and world.main else None)
         model, self.start, earlier = build_model(config, device, world, None if checkpoint else pretrain)
         self.loader, self.sampler = build_loader(config, data_root, device, world)
+        check_figures(config)
         val_dataset = build_validation_set(config, data_root)
         network = build_network(config, model, world)  # gives all processes the weights of the first
         self.state = RunState(config=config, model=model, device=device, epoch_iterations=self.sampler.epoch_batches,
@@ -59,7 +61,7 @@ class Trainer:
         missed = write_missing(folder, checkpoint) if checkpoint and world.main and resume == folder / LAST else []
         self.record = Record(folder, active=world.main, purge_step=self.state.global_iteration + bool(checkpoint))
         self.validation = Validation(dataset=val_dataset, device=device, record=self.record,
-                                     world=world) if val_dataset else None
+                                     world=world, figures=config.get('figures', False)) if val_dataset else None
         self.time_left = ''
         self.stop_requested = False
         if self.state.report and resume == folder / LAST:

@@ -6,6 +6,7 @@ import torch
 from datasets.evaluation import Evaluation
 from engine.distributed import World
 from engine.evaluation.evaluate import evaluate
+from engine.training.figures import Crops
 from engine.training.health import dead_share, watch_relus
 from engine.training.record import Record, triptych
 from models.contract import SRModel
@@ -22,10 +23,13 @@ class Validation:
         device: of the networks.
         record: of the run.
         world: processes that share the images.
+        figures: also show a crop of every image beside HR, and the curves of all scales in one chart.
     """
 
-    def __init__(self, *, dataset: Evaluation, device: torch.device, record: Record, world: World):
-        self.dataset, self.device, self.record, self.world = dataset, device, record, world
+    def __init__(self, *, dataset: Evaluation, device: torch.device, record: Record, world: World, figures: bool = False):
+        self.dataset, self.device, self.record, self.world, self.figures = dataset, device, record, world, figures
+        if figures:
+            record.chart('PSNR by scale', [f'val/psnr_x{scale:g}' for scale in dataset.scales])
 
     def __call__(self, model: SRModel, step: int, show_images: bool) -> dict[float, float]:
         """PSNR in dB at each scale. Leaves the model in evaluation mode.
@@ -35,9 +39,14 @@ class Validation:
             show_images: whether to show some images, at the largest scale.
         """
         shown: set[str] = set()
+        crops = Crops()
 
         def show(pair, scale, prediction):
-            if show_images and len(shown) < IMAGES and scale == max(self.dataset.scales):
+            if not show_images or scale != max(self.dataset.scales):
+                return
+            if self.figures:
+                crops.add(pair, prediction)
+            if len(shown) < IMAGES:
                 shown.add(pair.name)
                 self.record.image(f'val/{pair.name}_x{scale:g}', triptych(pair, prediction), step)
         model.eval()
@@ -45,6 +54,8 @@ class Validation:
             rows = evaluate(model, self.dataset, self.device, 'validation', show, world=self.world)
         scores = {row['scale']: row['psnr'] for row in rows}
         self.record.scalars({f'val/psnr_x{scale:g}': score for scale, score in scores.items()}, step)
+        if crops.pairs:
+            self.record.image(f'val/zoom_x{max(self.dataset.scales):g}', crops.grid(), step)
         if live:  # on the first process, of its share of the images
             self.report_dead(dead_share(live), step)
         return scores
