@@ -1,6 +1,9 @@
 """visualize.py: each kind of figure, what it says when something is wrong, and that its labels are the data's."""
 import math
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +107,6 @@ def test_no_text_leaves_the_page(bench, kind):
 
 def figure_of(kind: str) -> dict:
     """The config that the options of `KINDS` make."""
-    import sys
     words, old = [kind, *KINDS[kind].split()], sys.argv
     sys.argv = ['visualize.py', *words]
     try:
@@ -264,6 +266,23 @@ def test_long_texts_are_fitted():
     assert size == look.SMALLEST and '…' in long and long.startswith('a n') and long.endswith('g')
     middle, size = look.fitted('a rather long name', 0.8)
     assert middle == 'a rather long name' and look.SMALLEST < size < look.LETTER
+
+
+@pytest.mark.slow
+def test_the_documented_kind(tmp_path, bench):
+    """The file that docs/figures.md shows, in a copy of the program: it is a kind like all others."""
+    page = (ROOT / 'docs/figures.md').read_text(encoding='utf-8')
+    (name, text), = re.findall(r'^`([\w/.]+)`:\n\n```python\n(.*?)^```', page, re.MULTILINE | re.DOTALL)
+    for folder in ('common', 'imaging', 'models', 'datasets', 'engine', 'figures'):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns('__pycache__'))
+    for file in ('utils.py', 'visualize.py'):
+        shutil.copy(ROOT / file, tmp_path)
+    (tmp_path / name).write_text(text, encoding='utf-8')
+    words = 'visualize.py histogram -model bicubic one.pth -input HR -output h.svg'.split()
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300, env={'PATH': '/usr/bin:/bin'})
+    assert (done.returncode, done.stdout, done.stderr) == (0, 'wrote h.svg\n', '')
+    for kind in FIGURES.entries:
+        assert f'| `{kind}` |' in page
 
 
 @pytest.mark.parametrize('file', CONFIGS, ids=lambda file: file.name)

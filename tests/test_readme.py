@@ -13,8 +13,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 DOCS = sorted((ROOT / 'docs').glob('*.md'))
-FOLDERS = ('assets', 'benchmarks', 'common', 'configs', 'datasets', 'docs', 'engine', 'imaging', 'modelzoo', 'models',
-           'tests', 'web')
+FOLDERS = ('assets', 'benchmarks', 'common', 'configs', 'datasets', 'docs', 'engine', 'figures', 'imaging', 'modelzoo',
+           'models', 'tests', 'web')
 COMMANDS = re.findall(r'^    (python .+)$', README.replace('\\\n', ' '), re.MULTILINE)
 
 
@@ -36,7 +36,7 @@ def chosen(script: str) -> list[str]:
 
 
 def test_every_command_is_covered():
-    scripts = ('demo.py', 'test.py', 'train.py', '-m engine.export', '-m datasets.prepare')
+    scripts = ('demo.py', 'test.py', 'train.py', 'visualize.py', '-m engine.export', '-m datasets.prepare')
     covered = tuple(f'python {script}' for script in scripts)
     assert len(COMMANDS) >= 9 and [command for command in COMMANDS if not command.startswith(covered)] == []
 
@@ -94,6 +94,15 @@ def test_zoom(tmp_path):
     with Image.open(tmp_path / 'zoom.webp') as film:
         assert (film.n_frames, film.size) == (60, (600, 400))
     assert arguments(page)[1:] == ['-web']                                           # started by test_web.py
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('command', chosen('visualize.py'))
+def test_figures(shared, tmp_path, command):
+    done = call([*arguments(command), '-model', 'bicubic', '-data', str(shared / 'data')], tmp_path)
+    assert (done.returncode, done.stderr) == (0, '')
+    written, = (tmp_path / word for word in done.stdout.removeprefix('wrote ').splitlines())
+    assert written.stat().st_size > 10_000
 
 
 SUITES = [command for command in chosen('test.py') if '/paper-' in command]

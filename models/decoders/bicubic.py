@@ -50,7 +50,7 @@ class Bicubic(SRModel):
         pixels = region.of(lr).permute(0, 2, 3, 1) * self.inp_div + self.inp_sub     # (B, H, W, 3)
         values = pixels.mul(255)
         if lr.dtype.itemsize > 2 and (values - values.round()).abs_().max() > _EXACT:
-            planes = pixels.to('cpu', torch.float32).permute(0, 3, 1, 2).contiguous().numpy()
+            planes = pixels.detach().to('cpu', torch.float32).permute(0, 3, 1, 2).contiguous().numpy()
             return Latent([[Image.fromarray(plane) for plane in image] for image in planes], region, lr)
         eight = values.round_().clamp_(0, 255).byte().cpu().numpy()
         return Latent([[Image.fromarray(image)] for image in eight], region, lr)
