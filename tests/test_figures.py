@@ -278,8 +278,9 @@ def test_the_documented_kind(tmp_path, bench):
     for file in ('utils.py', 'visualize.py'):
         shutil.copy(ROOT / file, tmp_path)
     (tmp_path / name).write_text(text, encoding='utf-8')
-    words = 'visualize.py histogram -model bicubic one.pth -input HR -output h.svg'.split()
-    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300, env={'PATH': '/usr/bin:/bin'})
+    words = ['visualize.py', 'histogram', '-model', 'bicubic', 'one.pth', '-input', 'HR', '-output', 'h.svg']
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+                          env={'PATH': '/usr/bin:/bin'})
     assert (done.returncode, done.stdout, done.stderr) == (0, 'wrote h.svg\n', '')
     for kind in FIGURES.entries:
         assert f'| `{kind}` |' in page
