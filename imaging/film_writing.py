@@ -43,6 +43,7 @@ class FilmWriter:
         self.notes: list[str] = []
         self._form = FILM_FORMATS[self.path.suffix.lower()]
         self._quality, self._source = quality, source
+        self._failed = False
         self._av = library('av', self.path)
         self._stack = ExitStack()
 
@@ -67,13 +68,17 @@ class FilmWriter:
                 track.finish()
 
     def write(self, item: 'FilmFrame | av.Packet') -> None:
-        """Adds a frame, of shape.time_base, or a packet of another stream of the source."""
+        """Adds a frame, of shape.time_base, or a packet of another stream of the source; nothing after an error."""
+        if self._failed:  # FFmpeg crashes where something follows a header that could not be written
+            return
+        self._failed = True
         with self._writing():
             if isinstance(item, FilmFrame):
                 for packet in self._stream.encode(self._coded(item)):
                     self._container.mux(packet)
             elif track := self._tracks.get(item.stream.index):
                 track.add(item)
+        self._failed = False
 
     def _coded(self, item: FilmFrame) -> 'av.VideoFrame':
         """The frame as the encoder takes it."""
