@@ -519,7 +519,7 @@ def test_few_frames_are_in_memory(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(('suffix', 'share'), [('.mp4', 0), ('.mp4', 0.3), ('.mp4', 0.98), ('.webm', 0.5), ('.mkv', 0.9)])
 def test_a_full_disk_is_one_line(tmp_path, suffix, share):
-    """The limit on the size of files stands for it; the first of the film is written before its frames, the last when it is closed."""
+    """The limit on the size of files stands for it. The header is written before the frames, the index at the end."""
     make_film(tmp_path / 'a.mp4')
     size = upscale(tmp_path / 'a.mp4', tmp_path / f'whole{suffix}').stat().st_size
     words = [sys.executable, str(ROOT / 'demo.py'), '-model', 'bicubic', '-device', 'cpu', '-input', 'a.mp4', '-scale', '2',
