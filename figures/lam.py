@@ -76,12 +76,12 @@ def arrange(hr: np.ndarray, lr: np.ndarray, box: Box, small: Box, results: dict[
         axes = grid.panel(row, 0, title)
         look.show(axes, image)
         look.frame(axes, part)
-    highest = max(result.strength.max() for result in results.values())
     for column, (label, result) in enumerate(results.items(), 1):
         grid.title(column, label)
         look.show(grid.panel(0, column, 'result in the box'), result.crop)
         axes = grid.panel(1, column, f'diffusion index {result.diffusion:.1f}')
-        shown = look.show(axes, result.strength / (highest or 1), cmap=look.HEAT, norm=PowerNorm(GAMMA, 0, 1))
+        shown = look.show(axes, result.strength / (result.strength.max() or 1), cmap=look.HEAT, norm=PowerNorm(GAMMA, 0, 1))
         look.frame(axes, small, width=0.7)
-    grid.sheet.colour_bar(shown, width - look.BAR + look.GAP, grid.place(1, 0)[1], 0.09, grid.panel_height, '|attribution|')
+    left, top = width - look.BAR + look.GAP, grid.place(1, 0)[1]
+    grid.sheet.colour_bar(shown, left, top, 0.09, grid.panel_height, '|attribution| / largest')
     return grid.figure
