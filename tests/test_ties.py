@@ -39,7 +39,7 @@ def test_points_between_the_centres_of_a_grid_go_to_the_nearest_pixel():
 @pytest.mark.parametrize('name, scale', slow_except([], [
     ('msit_edsr', 1.5), ('msit_edsr', 2.5), ('msit_edsr', 3.5), ('clit2', 5), ('clit2', 6)]))
 def test_whole_grids(shared, name, scale):
-    """As a grid, in small memory, in regions of 7×7 LR pixels, and query by query; CLIT makes ×5 and ×6 of ×4 and a rest."""
+    """As a grid, in regions of 7×7 LR pixels, and query by query; CLIT makes ×5 and ×6 of ×4 and a rest."""
     arrays = {key: torch.from_numpy(value) for key, value in np.load(shared / f'golden/{name}_ties.npz').items()}
     model, lr, expected = models.load(shared / f'golden/{name}.pth'), arrays['inp'] * 0.5 + 0.5, arrays[f'out_x{scale}']
     size, (height, width) = expected.shape[1:3], lr.shape[2:]
@@ -47,5 +47,5 @@ def test_whole_grids(shared, name, scale):
         scattered = model(lr, *grid(*size)).view(1, *size, 3) * 2 - 1
     assert (scattered - expected).abs().max() < 1e-4
     regions = model.render(model.encode_image(lr, side=7), (0, 0, height, width), size)
-    for rgb in (model.upscale(lr, size), model.upscale(lr, size, memory=3 * 2 ** 19), regions):
+    for rgb in (model.upscale(lr, size), regions):
         assert (rgb.permute(0, 2, 3, 1) * 2 - 1 - expected.clamp(-1, 1)).abs().max() < 1e-4
