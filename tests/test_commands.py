@@ -154,7 +154,7 @@ def test_demo_without_arguments(place):
     """The bundled image and weights, by 4; only the weights are stood in for."""
     asked = []
     bicubic_model = models.load('bicubic')
-    place.monkeypatch.setattr(demo.models, 'load', lambda path, device: asked.append(path) or bicubic_model)
+    place.monkeypatch.setattr(demo.models, 'load', lambda path, *_: asked.append(path) or bicubic_model)
     done = place.demo(cpu=False)
     with Image.open(ROOT / 'assets/harbour.png') as image:
         source = np.asarray(image.convert('RGB'))
