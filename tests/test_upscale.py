@@ -48,7 +48,7 @@ VARIANTS = {
     'rim': {'reparam': 'rim', 'reparam_init': 'random'},
     'linear-decoder': {'imnet_spec': {'name': 'mlp', 'args': {'hidden_list': []}}},
 }
-EVERY_VARIANT = pytest.mark.parametrize('variant', VARIANTS)
+DECODED_APART = ('paper', 'radius-0', 'radius-2', 'one-head', 'heads-of-one-channel', 'no-cell', 'linear-decoder')
 
 # LR height and width, output height and width
 SIZES = {
@@ -185,7 +185,10 @@ def way(request):
         request.getfixturevalue('joint')
 
 
-@EVERY_VARIANT
+@pytest.mark.parametrize('variant, way', [
+    *((variant, 'joint') for variant in VARIANTS),
+    *(pytest.param(variant, 'planes', marks=() if variant in DECODED_APART else pytest.mark.slow) for variant in VARIANTS),
+], indirect=['way'])
 @pytest.mark.parametrize('sizes', SIZES)
 def test_grid_path_equals_the_plain_path(variant, sizes, way):
     height, width, *size = SIZES[sizes]

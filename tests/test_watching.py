@@ -118,6 +118,7 @@ def test_dead_channels_are_reported(lab):
         assert done.out.count("warning: 88% of the encoder's ReLU channels are zero") == 2 * warned
 
 
+@pytest.mark.slow
 def test_images_of_the_validation(lab):
     """The first three at the largest scale, after 1, 2, 4, … validations and the last: LR | SR | HR, here of 24² pixels."""
     lab.config['val_dataset']['dataset']['args']['first_k'] = 4
