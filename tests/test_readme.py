@@ -46,7 +46,7 @@ FILM, = (command for command in chosen('demo.py') if 'film' in command and comma
 UPSCALING = [command for command in chosen('demo.py') if command not in (*LOOKING, FILM)]
 
 
-@pytest.mark.parametrize('command', slow_except(UPSCALING[:2], UPSCALING))
+@pytest.mark.parametrize('command', slow_except(UPSCALING[:1], UPSCALING))
 def test_demo(tmp_path, command):
     """Each writes what it names; bicubic in the place of the weights, for speed."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
