@@ -91,7 +91,7 @@ def test_the_average_is_validated_and_exported(lab):
     assert 'raw' not in exported and differences(dict(exported['model']['sd']), dict(weights(lab))) == []
 
 
-@pytest.mark.parametrize('step', [2, BATCHES, BATCHES + 1])
+@pytest.mark.parametrize('step', [2, BATCHES, pytest.param(BATCHES + 1, marks=pytest.mark.slow)])
 def test_resumed_is_the_same_run(lab, step):
     assert lab.train('whole', **EMA).status == 0
     with after_step(lab.monkeypatch, step, lambda trainer: trainer.request_stop(0, None)):
@@ -110,6 +110,7 @@ def test_switched_off_the_run_goes_on_from_its_own_weights(lab):
     assert 'raw' not in lab.loaded('run') and differences(weights(lab, 'plain'), weights(lab)) == []
 
 
+@pytest.mark.slow
 def test_switched_on_the_average_starts_from_the_weights(lab):
     assert lab.train('run', epoch_max=1).status == 0
     before = weights(lab)

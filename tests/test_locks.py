@@ -83,6 +83,7 @@ def test_the_children_of_a_killed_process_hold_no_lock(tmp_path, launcher):
         os.kill(int((tmp_path / 'child').read_text()), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_process_may_wait(tmp_path, launcher):
     process = start(launcher, tmp_path, HOLD.replace("'busy'", 'None'))

@@ -142,6 +142,7 @@ def test_a_wrong_weights_file_is_named(tmp_path, damage, part):
         LPIPS(weights=str(path), backbone=backbone)
 
 
+@pytest.mark.slow
 def test_with_torchvisions_alexnet(tmp_path):
     """Where torchvision is installed: its layers, random weights, the features taken by hand."""
     models = pytest.importorskip('torchvision.models')

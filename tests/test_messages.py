@@ -92,7 +92,7 @@ def test_aliases_are_not_written_out(tmp_path, train_config, path):
         load_config(write(tmp_path, train_config), TRAIN_KEYS, ('seed={' + ', '.join(LAUGHS.splitlines()) + '}',))
 
 
-@pytest.mark.parametrize('levels', [33, 100, 300, 2000, 10 ** 5])
+@pytest.mark.parametrize('levels', [33, 100, 300, pytest.param(2000, marks=pytest.mark.slow), 10 ** 5])
 def test_deep_nesting(tmp_path, levels):
     assert refusal(tmp_path, f'seed: {"[" * levels}{"]" * levels}') == 'nested more than 32 levels deep'
 

@@ -345,7 +345,7 @@ def test_a_killed_build_continues(root, decoded, monkeypatch):
 
 
 @needs_fork
-@pytest.mark.parametrize('complete', [False, True])
+@pytest.mark.parametrize('complete', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_what_a_live_process_writes_stays(root, complete):
     """Another process builds: who misses an entry waits for it, who misses none starts at once and removes nothing."""
     (mapped(root) if complete else (root / 'decoded/HR').mkdir(parents=True))

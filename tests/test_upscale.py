@@ -897,6 +897,7 @@ def test_fixed_scale_networks_stay_within_their_memory(scale):
         assert peak_bytes(model.upscale, lr, (70 * scale, 75 * scale), memory=memory) < memory
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_output(monkeypatch):
     plan_blocks_by_memory_alone(monkeypatch)
     model, lr = msit(n_resblocks=0).float(), random_image(4, 4).float()
