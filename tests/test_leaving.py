@@ -71,21 +71,18 @@ def test_a_signal_amid_work(tmp_path, number):
     assert (process.returncode, out, err) == (130, '', 'interrupted\n')
 
 
-@pytest.mark.slow
-def test_a_signal_amid_a_finalizer(tmp_path):
-    code = ('import os, signal, time\nfrom common.start import guard\nguard()\nfrom common.cli import run\n'
-            'class Last:\n    def __del__(self):\n        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(0.001)\n'
-            'def main():\n    for _ in range(3):\n        Last()\n    time.sleep(60)\nrun(main)')
-    process = start(('-c', code), tmp_path)
-    out, err = process.communicate(timeout=WAIT)
-    assert (process.returncode, out, err) == (130, '', 'interrupted\n')
+INTERRUPTED = {
+    'a finalizer': ('import os, signal, time\nclass Last:\n    def __del__(self):\n'
+                    '        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(0.001)\n'
+                    'def main():\n    for _ in range(3):\n        Last()\n    time.sleep(60)\n'),
+    'code that cannot leave': ('import threading\ndef main():\n    try:\n        raise KeyboardInterrupt\n'
+                               '    finally:\n        threading.Lock().release()\n')}
 
 
 @pytest.mark.slow
-def test_a_signal_amid_code_that_cannot_leave(tmp_path):
-    code = ('import threading\nfrom common.start import guard\nguard()\nfrom common.cli import run\n'
-            'def main():\n    try:\n        raise KeyboardInterrupt\n    finally:\n        threading.Lock().release()\n'
-            'run(main)')
+@pytest.mark.parametrize('where', INTERRUPTED)
+def test_an_interrupt_that_gets_lost(tmp_path, where):
+    code = f'from common.start import guard\nguard()\nfrom common.cli import run\n{INTERRUPTED[where]}run(main)'
     process = start(('-c', code), tmp_path)
     out, err = process.communicate(timeout=WAIT)
     assert (process.returncode, out, err) == (130, '', 'interrupted\n')
