@@ -156,6 +156,42 @@ def test_fast_configs_differ_in_switches_alone(name):
     assert not switches.keys() & faithful.keys() and fast == {**faithful, **switches}
 
 
+RACE = {'liif': None, 'lte': None, 'clit': 'pb_encoder', 'msit': 'mssa.position_bias'}  # and the positional bias
+ENCODER = {'name': 'edsr-baseline', 'args': {'n_resblocks': 8, 'n_feats': 48, 'no_upsampling': True}}
+
+
+def zoo(name: str) -> dict:
+    return load_config(CONFIGS / 'zoo' / f'{name}.yaml', TRAIN_KEYS)
+
+
+@pytest.mark.parametrize('method', RACE)
+def test_the_race_is_fair(method):
+    """All methods have the encoder, data, batches, optimiser, learning rates, iterations and seed of MSIT's run."""
+    config, other, bias = zoo(f'race_{method}'), zoo('race_msit'), RACE[method]
+    assert config['model']['name'] == method and config['model']['args']['encoder_spec'] == ENCODER
+    assert config.pop('lr_factors', None) == ({bias: 100} if bias else None)
+    del config['model'], other['model'], other['lr_factors']
+    assert config == other and (config['optimizer']['name'], config['seed']) == ('muon', 0)
+    assert config['epoch_max'] * config['train_dataset']['epoch_batches'] == 15_000
+
+
+def test_the_race_of_second_stages_is_about_rim_alone():
+    start, continued, rim = zoo('race_msit'), zoo('race_msit_continued'), zoo('race_msit_rim')
+    assert rim == change(continued, 'model.args.reparam', 'rim') and continued['model'] == start['model']
+    assert continued['train_dataset'] == change(start, 'train_dataset.wrapper.args.scale_max', 8)['train_dataset']
+
+
+def test_stages_of_msit_m():
+    """Wide crops come late, and RIM with wide scales. (Its parameters are counted in test_train.py.)"""
+    first, wide, rim = zoo('msit_m'), zoo('msit_m_crops48'), zoo('msit_m_rim')
+    assert (first['optimizer']['name'], first['precision'], first['compile']) == ('muon', 'bfloat16', True)
+    assert 0.99 < first['ema_decay'] < 1 and first['train_dataset']['wrapper']['args']['rescale_min'] < 1
+    sides = [config['train_dataset']['wrapper']['args']['inp_size'] for config in (first, wide, rim)]
+    assert sides == [32, 48, 48] and wide['model'] == first['model']
+    rim_alone = change(wide, 'train_dataset.wrapper.args.scale_max', 8)
+    assert rim == change(rim_alone, 'model.args.reparam', 'rim')
+
+
 def test_defaults_that_the_recipe_relies_on(tmp_path):
     """One scale per batch, the paper's FEM, ordinary convolutions in stage 1: what the configs leave unsaid."""
     wrapper = datasets.WRAPPERS.make(RECIPE['train_dataset']['wrapper'], 'wrapper',
