@@ -3,6 +3,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from common.arrays import resize_bicubic
+from datasets.degraded import make_degradation
 from datasets.registry import WRAPPERS, Scale, Side
 from datasets.sampling import Draw, make_sample, pad_to, random_crop, random_dihedral
 
@@ -24,11 +25,12 @@ class Downsampled(Dataset):
         rescale_min: below 1, the HR crop comes from its image shrunk (Pillow's bicubic) by r ~ U(rescale_min, 1), or as far
             as the size of the image allows. Crops of compressed photographs become sharper and have fewer artefacts.
         sample_q: HR pixels to query, drawn without replacement.
+        degrade: what else happens to the LR crops, such as {jpeg: [60, 95]}; see `datasets.degraded.Degradation`.
     """
 
     def __init__(self, *, dataset, data_root, inp_size: Side = 48, scale_min: Scale = 1, scale_max: Scale = 4,
                  cascade: list[Scale] | None = None, scale_per: str = 'batch', augment: bool = True,
-                 rescale_min: float = 1, sample_q: int = 2304):
+                 rescale_min: float = 1, sample_q: int = 2304, degrade: dict | None = None):
         if not hasattr(dataset, 'size'):
             raise ValueError("needs a dataset of single images, such as 'image-folder'")
         if any(not 1 <= scale_min <= upper < float('inf') for upper in cascade or [scale_max]):
@@ -41,7 +43,7 @@ class Downsampled(Dataset):
             raise ValueError(f'sample_q must lie between 1 and inp_size² = {inp_size ** 2}, got {sample_q}')
         self.dataset, self.inp_size, self.augment, self.sample_q = dataset, inp_size, augment, sample_q
         self.scale_range, self.scale_per, self.cascade = (scale_min, scale_max), scale_per, cascade
-        self.rescale_min = rescale_min
+        self.rescale_min, self.degradation = rescale_min, make_degradation(degrade)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -79,7 +81,7 @@ class Downsampled(Dataset):
         crop = image[rows, columns]
         # a contiguous copy, because it is read several times
         hr = np.ascontiguousarray(crop) if extent == side else resize_bicubic(crop, side, side)
-        lr = resize_bicubic(hr, self.inp_size, self.inp_size)
+        lr = self.degradation.make_lr(hr, self.inp_size, self.inp_size, rng, part=True)
         if self.augment:
             lr, hr = random_dihedral([lr, hr], rng)
         return make_sample(lr, hr, self.sample_q, rng, draw)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.arrays import resize_bicubic
 from common.scales import AnyScale, is_scale, scale_text
 from datasets import protocols
+from datasets.degraded import make_degradation
 from datasets.protocols import OWN_LR
 from datasets.registry import WRAPPERS, Scale
 from imaging import read_rgb, read_size
@@ -37,10 +37,12 @@ class Evaluation:
         lr_path: folder of the LR images that come with the set; relative to the data root.
         lr: 'own' to use them where the protocol does, or 'pil' for Pillow's at every scale.
         crop: HR side of a fixed centre crop; None for whole images. The LR image is then always Pillow's.
+        degrade: what happens to the LR images, such as {jpeg: 75}; see `datasets.degraded.Degradation`. Every measurement
+            draws the same. Kernels need lr: 'pil'.
     """
 
     def __init__(self, *, dataset, data_root, name: str, protocol: str, scales: Scale | list[Scale],
-                 lr_path: str | None = None, lr: str = 'own', crop: int | None = None):
+                 lr_path: str | None = None, lr: str = 'own', crop: int | None = None, degrade: dict | None = None):
         self.protocol = protocols.make(protocol)
         if lr not in ('own', 'pil'):
             raise ValueError(f"lr is {lr!r}, expected 'own' or 'pil'")
@@ -56,8 +58,10 @@ class Evaluation:
         self.dataset, self.name, self.crop = dataset, name, crop
         self.scales: list[AnyScale] = [s if isinstance(s, str) else float(s) for s in scales]
         self.lr_path = Path(data_root) / lr_path if lr_path and lr == 'own' and crop is None else None
+        self.degradation = make_degradation(degrade)
         for scale in self.scales:  # what can be known now must not end an evaluation half-way
-            self.source(scale)
+            if self.source(scale) == OWN_LR and self.degradation.kernels:
+                raise ValueError("degrade.kernels makes LR images: set lr to 'pil'")
             for index in range(len(self)):
                 self._check_size(index, scale)
 
@@ -80,8 +84,14 @@ class Evaluation:
             lr_size = self.protocol.lr_size(hr.shape[:2], scale)
             height, width = self.protocol.hr_size(hr.shape[:2], scale)
             hr = hr[:height, :width]
-            lr = self._read_own_lr(file, scale, lr_size) if source == OWN_LR else resize_bicubic(hr, *lr_size)
+            rng = np.random.default_rng(index)
+            lr = (self.degradation.of_prepared(self._read_own_lr(file, scale, lr_size), rng) if source == OWN_LR
+                  else self.degradation.make_lr(hr, *lr_size, rng))
             yield Pair(file.name, lr, hr)
+
+    def lr_text(self, scale: AnyScale) -> str:
+        """Which LR images are measured at this scale, for tables: 'LR_bicubic, jpeg 75'."""
+        return ', '.join(filter(None, [self.source(scale), str(self.degradation)]))
 
     def fingerprint(self, scale: AnyScale) -> str:
         """Equal for equal evaluations: of the protocol, and of every image's name, size in bytes and modification time."""
@@ -90,7 +100,7 @@ class Evaluation:
             files += [self._own_lr_file(file, scale) for file in files]
         known = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) if file.is_file() else (file.name,)
                  for file in files]
-        described = [self.name, self.protocol.name, scale, self.crop, self.source(scale), known]
+        described = [self.name, self.protocol.name, scale, self.crop, self.lr_text(scale), known]
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
     def _check_size(self, index: int, scale: AnyScale) -> None:

@@ -16,6 +16,7 @@ from models.registries import MODELS
 ROOT = CONFIGS.parent
 TRAIN_CONFIGS = sorted(path for folder in ('train', 'ablation', 'zoo') for path in (CONFIGS / folder).glob('*.yaml'))
 TEST_CONFIGS = sorted((CONFIGS / 'test').glob('*.yaml'))
+JPEG_SETS = ('set5', 'set14', 'bsd100')
 PAPER_SCALES = {'set5': [2, 3, 4, 6, 8], 'set14': [2, 3, 4, 6, 8], 'bsd100': [2, 3, 4, 6, 8], 'urban100': [2, 3, 4, 6, 8],
                 'div2k': [2, 3, 4, 6, 12, 18, 24, 30]}
 
@@ -102,9 +103,19 @@ def test_shipped_test_configs(name):
         assert single == change(whole, 'test_dataset.wrapper.args.scales', [scale])
 
 
-def test_shipped_test_configs_are_the_papers_and_no_others():
+@pytest.mark.parametrize('name', JPEG_SETS)
+def test_jpeg_test_configs(name):
+    """The paper's sets at its scales; nothing but the LR images' quality differs, and the name in tables."""
+    expected = load_config(CONFIGS / 'test' / f'test-{name}.yaml', TEST_KEYS)
+    args = expected['test_dataset']['wrapper']['args']
+    args |= {'name': args['name'] + '-jpeg75', 'degrade': {'jpeg': 75}}
+    assert load_config(CONFIGS / 'test' / f'test-{name}-jpeg75.yaml', TEST_KEYS) == expected
+
+
+def test_shipped_test_configs_are_the_papers_and_few_others():
     expected = {f'test-{name}.yaml' for name in PAPER_SCALES}
     expected |= {f'test-{name}-{scale}.yaml' for name, scales in PAPER_SCALES.items() for scale in scales}
+    expected |= {f'test-{name}-jpeg75.yaml' for name in JPEG_SETS}
     assert set(names(TEST_CONFIGS)) == expected | {'paper-table1.yaml', 'paper-table2.yaml'}
 
 
@@ -190,6 +201,18 @@ def test_stages_of_msit_m():
     assert sides == [32, 48, 48] and wide['model'] == first['model']
     rim_alone = change(wide, 'train_dataset.wrapper.args.scale_max', 8)
     assert rim == change(rim_alone, 'model.args.reparam', 'rim')
+
+
+def test_photographs():
+    """MSIT-S, trained on with mild degradations, as the documents say, and validated on JPEG files."""
+    config, start = zoo('msit_s_photo'), zoo('msit_s')
+    assert config['model'] == start['model']
+    degrade = config['train_dataset']['wrapper']['args'].pop('degrade')
+    assert degrade == {'jpeg': [60, 95], 'blur': [0, 0.6], 'noise': [0, 2], 'share': 0.9,
+                       'kernels': ['bicubic', 'bilinear', 'box', 'lanczos']}
+    assert config['train_dataset'] == start['train_dataset']
+    assert config['val_dataset']['wrapper']['args']['degrade'] == {'jpeg': 75}
+    assert config['epoch_max'] * config['train_dataset']['epoch_batches'] == 6000
 
 
 def test_defaults_that_the_recipe_relies_on(tmp_path):

@@ -75,7 +75,7 @@ def measure(predict: Callable[[Pair, tuple[int, int]], torch.Tensor], dataset: E
     per_image, seconds = world.interleave(per_image), world.interleave(seconds)
     return {
         'model': label, 'dataset': dataset.name, 'scale': scale, 'protocol': dataset.protocol.name,
-        'lr': dataset.source(scale), 'images': len(per_image),
+        'lr': dataset.lr_text(scale), 'images': len(per_image),
         **{metric.name: statistics.fmean(image[metric.name] for image in per_image) for metric in metrics},
         'seconds_per_image': statistics.fmean(seconds), 'per_image': per_image,
     }
