@@ -43,7 +43,7 @@ class Downsampled(Dataset):
             raise ValueError(f'sample_q must lie between 1 and inp_size² = {inp_size ** 2}, got {sample_q}')
         self.dataset, self.inp_size, self.augment, self.sample_q = dataset, inp_size, augment, sample_q
         self.scale_range, self.scale_per, self.cascade = (scale_min, scale_max), scale_per, cascade
-        self.rescale_min, self.degradation = rescale_min, make_degradation(degrade)
+        self.rescale_min, self._degradation = rescale_min, make_degradation(degrade)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -81,7 +81,7 @@ class Downsampled(Dataset):
         crop = image[rows, columns]
         # a contiguous copy, because it is read several times
         hr = np.ascontiguousarray(crop) if extent == side else resize_bicubic(crop, side, side)
-        lr = self.degradation.make_lr(hr, self.inp_size, self.inp_size, rng, part=True)
+        lr = self._degradation.make_lr(hr, self.inp_size, self.inp_size, rng, part=True)
         if self.augment:
             lr, hr = random_dihedral([lr, hr], rng)
         return make_sample(lr, hr, self.sample_q, rng, draw)

@@ -58,9 +58,9 @@ class Evaluation:
         self.dataset, self.name, self.crop = dataset, name, crop
         self.scales: list[AnyScale] = [s if isinstance(s, str) else float(s) for s in scales]
         self.lr_path = Path(data_root) / lr_path if lr_path and lr == 'own' and crop is None else None
-        self.degradation = make_degradation(degrade)
+        self.degrade, self._degradation = degrade, make_degradation(degrade)
         for scale in self.scales:  # what can be known now must not end an evaluation half-way
-            if self.source(scale) == OWN_LR and self.degradation.kernels:
+            if self.source(scale) == OWN_LR and self._degradation.kernels:
                 raise ValueError("degrade.kernels makes LR images: set lr to 'pil'")
             for index in range(len(self)):
                 self._check_size(index, scale)
@@ -85,13 +85,13 @@ class Evaluation:
             height, width = self.protocol.hr_size(hr.shape[:2], scale)
             hr = hr[:height, :width]
             rng = np.random.default_rng(index)
-            lr = (self.degradation.of_prepared(self._read_own_lr(file, scale, lr_size), rng) if source == OWN_LR
-                  else self.degradation.make_lr(hr, *lr_size, rng))
+            lr = (self._degradation.of_prepared(self._read_own_lr(file, scale, lr_size), rng) if source == OWN_LR
+                  else self._degradation.make_lr(hr, *lr_size, rng))
             yield Pair(file.name, lr, hr)
 
     def lr_text(self, scale: AnyScale) -> str:
         """Which LR images are measured at this scale, for tables: 'LR_bicubic, jpeg 75'."""
-        return ', '.join(filter(None, [self.source(scale), str(self.degradation)]))
+        return ', '.join(filter(None, [self.source(scale), str(self._degradation)]))
 
     def fingerprint(self, scale: AnyScale) -> str:
         """Equal for equal evaluations: of the protocol, and of every image's name, size in bytes and modification time."""

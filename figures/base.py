@@ -87,7 +87,7 @@ class Studio:
             rules: dict = {'name': as_file_name(name), 'protocol': 'benchmark', 'lr': 'pil'}
         else:
             files = known.dataset.files if not inputs else [_of_set(known, text) for text in inputs]
-            rules = {'name': known.name, 'protocol': known.protocol.name, 'crop': known.crop,
+            rules = {'name': known.name, 'protocol': known.protocol.name, 'crop': known.crop, 'degrade': known.degrade,
                      'lr_path': str(known.lr_path) if known.lr_path else None}
         return Evaluation(dataset=Images(list(files), data_root='.'), data_root='.',
                           scales=list(scales), **rules)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bo
 
 
 def find(path: str | Path) -> Path:
-    """A checkpoint file, or shipped weights by their short name: 'MSIT-S' is modelzoo/MSIT-S.pth."""
+    """A checkpoint file, or shipped weights by name: 'MSIT-S' is modelzoo/MSIT-S.pth, 'a/b' modelzoo/a/b.pth."""
     file_status(path)  # refuses names that are too long or hold a NUL byte
     shipped = ZOO / f'{path}.pth'
     return shipped if shipped.is_file() and not Path(path).exists() else Path(path)
@@ -42,7 +42,7 @@ def read_checkpoint(path: str | Path, network: dict | None = None) -> dict:
         kind = 'a folder' if stat.S_ISDIR(status.st_mode) else 'no regular file'
         raise UserError(f'{path}: is {kind}, expected a checkpoint file')
     if status is None:
-        shipped = ', '.join(sorted(file.stem for file in ZOO.glob('*.pth')))
+        shipped = ', '.join(sorted(file.relative_to(ZOO).with_suffix('').as_posix() for file in ZOO.rglob('*.pth')))
         hint = f'; shipped weights are {shipped}' if not path.suffix and shipped else ''
         raise UserError(f'{path}: no such checkpoint file{hint}')
     try:

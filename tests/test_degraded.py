@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import message, save
 from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader
@@ -14,6 +15,7 @@ from datasets.downsampled import Downsampled
 from datasets.evaluation import Evaluation
 from datasets.image_folder import ImageFolder
 from datasets.sampling import Draw, DrawSampler
+from figures import Studio
 
 NOISE = np.random.default_rng(5).integers(0, 256, (64, 80, 3), dtype=np.uint8)
 
@@ -191,6 +193,12 @@ def test_measured_inputs_are_pillows_jpeg(tmp_path):
             assert np.array_equal(after.lr, jpeg(before.lr, 75)) and np.array_equal(after.hr, before.hr)
     assert [spoilt.lr_text(scale) for scale in (2, 2.5)] == ['LR_bicubic, jpeg 75', 'pil_bicubic, jpeg 75']
     assert clean.lr_text(2) == 'LR_bicubic'
+
+
+def test_figures_of_a_test_config_show_its_degradation(tmp_path):
+    studio = Studio(device=torch.device('cpu'), data=tmp_path, evaluation=evaluation(tmp_path, {'jpeg': 30}))
+    pair, = studio.images(['1'], [3]).pairs(3)
+    assert np.array_equal(pair.lr, jpeg(np.asarray(Image.fromarray(pair.hr).resize((26, 21), Image.BICUBIC)), 30))
 
 
 def test_measurements_draw_the_same_every_time(tmp_path):

@@ -2,6 +2,7 @@
 import inspect
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -560,6 +561,17 @@ def test_shipped_weights_load_by_their_name(tmp_path, monkeypatch):
     (tmp_path / 'MSIT-S').write_bytes(b'of mine')
     with assert_user_error('MSIT-S: not a checkpoint'):
         models.load('MSIT-S')
+
+
+def test_shipped_weights_in_folders(tmp_path, monkeypatch):
+    """Their names have the folder before them, also where the shipped ones are listed."""
+    (tmp_path / 'budget').mkdir()
+    shutil.copy(checkpoint.ZOO / 'MSIT-S.pth', tmp_path / 'budget/small.pth')
+    monkeypatch.setattr(checkpoint, 'ZOO', tmp_path)
+    assert checkpoint.find('budget/small') == tmp_path / 'budget/small.pth'
+    assert count_parameters(models.load('budget/small')) == 635_268
+    with assert_user_error('budget/smal: no such checkpoint file; shipped weights are budget/small'):
+        models.load('budget/smal')
 
 
 @pytest.mark.parametrize('content', [b'', b'just some text\n', b'\x80', b'PK\x03\x04', b'\x80\x02}q\x00.', bytes(1000)])

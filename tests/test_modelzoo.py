@@ -9,7 +9,7 @@ import datasets
 import models
 from engine.config import TEST_KEYS, load_config
 from engine.evaluation.evaluate import evaluate_scale
-from models.checkpoint import ZOO
+from models.checkpoint import ZOO, find
 
 FILES = sorted(ZOO.glob('*.pth'))
 README = (ZOO / 'README.md').read_text(encoding='utf-8')
@@ -37,17 +37,63 @@ def test_together_they_are_small():
     assert 0 < sum(file.stat().st_size for file in FILES) < 100e6
 
 
+@pytest.fixture
+def set5(shared):
+    config = load_config(ZOO.parent / 'configs/test/test-set5.yaml', TEST_KEYS)
+    return datasets.make(config['test_dataset'], shared / 'data', 'test_dataset')
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('file', FILES, ids=names)
-def test_table_of_the_readme(shared, file):
+def test_table_of_the_readme(set5, file):
     """PSNR and SSIM on Set5 at ×3 and ×4, as printed."""
     table = README[README.index(f'| {file.stem} |'):]
     printed = re.findall(r'([\d.]+) / ([\d.]+)', re.search(r'^\| Set5 \|(.*)$', table, re.MULTILINE)[1])
-    config = load_config(ZOO.parent / 'configs/test/test-set5.yaml', TEST_KEYS)
-    dataset = datasets.make(config['test_dataset'], shared / 'data', 'test_dataset')
     model = models.load(file)
-    for scale, (psnr, ssim) in zip(dataset.scales, printed, strict=True):
+    for scale, (psnr, ssim) in zip(set5.scales, printed, strict=True):
         if scale in (3, 4):
-            row = evaluate_scale(model, dataset, scale, torch.device('cpu'), 'test')
+            row = evaluate_scale(model, set5, scale, torch.device('cpu'), 'test')
             assert row['psnr'] == pytest.approx(float(psnr), abs=0.0051)  # half of the last digit, and rounding
             assert row['ssim'] == pytest.approx(float(ssim), abs=6e-5)
+
+
+# the networks of an equal budget
+
+BUDGET = ZOO / 'budget'
+BUDGET_FILES = sorted(BUDGET.glob('*.pth'))
+BUDGET_ROWS = {'liif': 'LIIF', 'lte': 'LTE', 'clit': 'CLIT', 'msit': 'MSIT, stage 1', 'msit_rim': 'MSIT, stage 2 (RIM)'}
+
+
+def test_budget_files_are_listed_and_small():
+    """All that are there, with their digests; at most 8 MB together."""
+    listed = BUDGET / 'SHA256SUMS'
+    lines = listed.read_text().splitlines() if listed.is_file() else []
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in BUDGET_FILES}
+    assert {name: digest for digest, name in (line.split('  ') for line in lines)} == digests
+    assert sum(file.stat().st_size for file in BUDGET_FILES) <= 8e6
+
+
+@pytest.mark.parametrize('file', BUDGET_FILES, ids=names)
+def test_budget_file(file):
+    """Folded weights alone, in float16, of the method that its name says; `-model budget/NAME` finds it."""
+    content = torch.load(file, weights_only=True)
+    assert content.keys() <= {'model', 'data_norm', 'epoch', 'global_batch'}
+    model = content['model']
+    assert model['name'] == file.stem.split('_')[0] and 'reparam' not in model['args']
+    assert all(value.isfinite().all() for value in model['sd'].values())
+    assert {value.dtype for value in model['sd'].values() if value.is_floating_point()} == {torch.float16}
+    assert find(f'budget/{file.stem}') == file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('file', BUDGET_FILES, ids=names)
+def test_table_of_the_budget(set5, file):
+    """PSNR on Set5 at ×3 and ×4 is that of the table in docs/budget.md."""
+    page = (ZOO.parent / 'docs/budget.md').read_text(encoding='utf-8')
+    line, = (line for line in page.splitlines() if line.startswith(f'| {BUDGET_ROWS[file.stem]} | '))
+    printed = [float(cell) for cell in line.split('|')[3:8]]                            # ×2, ×3, ×4, ×6, ×8
+    model = models.load(file)
+    for scale, psnr in zip(set5.scales, printed, strict=True):
+        if scale in (3, 4):
+            row = evaluate_scale(model, set5, scale, torch.device('cpu'), 'test')
+            assert row['psnr'] == pytest.approx(psnr, abs=0.0051)
