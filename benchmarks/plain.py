@@ -1,17 +1,32 @@
-"""MSIT's queries as the paper's authors run them: the reference that `benchmarks/queries.py` compares with.
+"""MSIT's queries as the paper's authors run them: the reference that the other benchmarks compare with.
 
-Every query gathers its K² keys and K² values with `grid_sample`, computes its positional bias from all offsets, and
-multiplies the K²·C weighted values by the first layer of the decoder. Nothing is shared between queries.
+    python -m benchmarks.plain -model MSIT-S -input a.png -scale 4 -output b.png
+
+upscales an image so, which `benchmarks/peers.py` times. Every query gathers its K² keys and K² values with `grid_sample`,
+computes its positional bias from all offsets, and multiplies the K²·C weighted values by the first layer of the decoder.
+Nothing is shared between queries.
 
 Shapes: B batch, C base_dim, H×W the LR grid, Q queries, K² = (2r + 1)² keys of a query, h heads of d = C/h channels.
 """
+if __name__ == '__main__':  # first, for signals amid the other imports
+    from common.start import guard
+    guard()
+
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+import models
 from common import coords
+from common.arrays import to_tensor
+from common.cli import Parser, choose_device, run
+from common.ranges import real_number
+from imaging import read_rgb, save_image, to_image
 from models.decoders.msit import MSIT
+from utils import UserError, check_output
 
 CHUNK = 30_000  # queries at a time, as in the authors' tests
 
@@ -73,3 +88,26 @@ def upscale(model: MSIT, lr: Tensor, size: tuple[int, int]) -> Tensor:
     parts = [query(model, maps, part.expand(len(lr), -1, 2), cell) for part in grid.split(CHUNK)]
     rgb = model.denormalise_rgb(torch.cat(parts, 1)).clamp(0, 1)
     return rearrange(rgb, 'b (h w) c -> b c h w', h=size[0])
+
+
+def main() -> None:
+    parser = Parser(prog='python -m benchmarks.plain', description='Upscales an image as the authors of MSIT do.')
+    parser.option('model', required=True, metavar='FILE', help='weights of an MSIT, as of demo.py')
+    parser.option('input', type=Path, required=True, metavar='FILE', help='an image')
+    parser.option('scale', type=real_number(1, 100), required=True, metavar='S', help='factor')
+    parser.option('output', type=Path, required=True, metavar='FILE', help='PNG file to write')
+    parser.device_options()
+    options = parser.parse_args()
+    check_output(options.output, ('.png',))
+    device = choose_device(options)
+    model = models.load(options.model, device)
+    if not isinstance(model, MSIT):
+        raise UserError(f'-model {options.model}: expected an MSIT; of other models there is no plain path')
+    lr = to_tensor(read_rgb(options.input)).unsqueeze(0).to(device)                  # (1, 3, H, W)
+    height, width = (round(options.scale * side) for side in lr.shape[2:])
+    rgb = upscale(plain_convs(model), lr, (height, width))[0]
+    save_image(to_image(rgb), options.output)
+
+
+if __name__ == '__main__':
+    run(main)

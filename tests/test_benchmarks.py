@@ -1,13 +1,18 @@
 """The benchmarks run and count right; what they measure is a matter of the machine."""
 import json
+import re
+import shlex
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers import call
+from helpers import call, message, save
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import convolutions, curves, data, plain, queries, views
+from benchmarks import convolutions, curves, data, peers, plain, queries, views
 from engine.config import TRAIN_KEYS, load_config
 from figures import look
 from utils import UserError
@@ -126,11 +131,14 @@ def test_curves_of_runs(tmp_path, monkeypatch, capsys):
     *((queries, words) for words in ('-cases 96', '-cases x2', '-cases 96xnan', '-cases 1e9x2', '-cases 96x0.5',
                                      '-repeats 0', '-repeats ５', '-batch -1', '-batch 1e3', '-output x', '-output tests')),
     *((convolutions, words) for words in ('-batch 0', '-side 10000', '-channels -3', '-sizes 3 0', '-repeats 1.5')),
+    *((peers, words) for words in ('-cases 96', '-repeats 0', '-threads 0', '-output x.png', '-program a run',
+                                   "-program a '{input}'", "-program a '{input} {output} {size}'",
+                                   '-program a "\'{input} {output}"')),
     (curves, '-runs x -output tests'), (curves, '-runs x -output y.json')])
 def test_options_out_of_range(monkeypatch, capsys, command, words):
-    done = call(command.main, words.split(), capsys, monkeypatch)
+    done = call(command.main, shlex.split(words), capsys, monkeypatch)
     assert done.status == 2 and done.out == '' and done.err.count('\n') == 1
-    assert 'expected' in done.err or 'is a folder' in done.err
+    assert re.search('expected|is a folder|No closing quotation', done.err)
 
 
 def test_the_benchmark_of_views_runs(monkeypatch, capsys):
@@ -160,3 +168,75 @@ def test_the_benchmark_of_data_runs(config, monkeypatch, capsys, tmp_path):
     assert all(0 < step[cache]['waiting'] < step[cache]['step'] for cache in ('none', 'mapped'))
     lines = capsys.readouterr().out.splitlines()
     assert [line[:6] for line in lines if line.startswith('| 0')] == ['| 0 | '] * 2
+
+
+COPY = 'import sys; from PIL import Image; a, b, n = sys.argv[1:]; Image.open(a).resize((int(n), int(n))).save(b)'
+
+
+def program(code: str, name: str = 'theirs') -> peers.Program:
+    return peers.other_program(name, shlex.join([sys.executable, '-c', code, '{input}', '{output}', '{height}']))
+
+
+@pytest.mark.parametrize(('code', 'words'), [
+    ("import sys; print('a\\nthe last line', file=sys.stderr); sys.exit(3)", 'ended with status 3: the last line'),
+    ('import sys; print(1); sys.exit(4)', 'ended with status 4: 1'),
+    ('import sys; sys.exit(5)', 'ended with status 5: it printed nothing'),
+    ('pass', 'wrote no image to its {output}'),
+    (COPY.replace('int(n), int(n)', 'int(n) - 2, int(n)'), 'wrote 12x10 pixels, expected 12x12')])
+def test_another_program_that_fails_is_one_line(tmp_path, code, words):
+    case = peers.make_case(tmp_path, 6, 2.0)
+    assert message(peers.seconds, program(code), case, {}) == f'theirs, 6x6 at x2: {words}'
+
+
+def test_another_program_that_is_not_there(tmp_path):
+    case = peers.make_case(tmp_path, 6, 2.0)
+    nothing = peers.other_program('theirs', f'{tmp_path}/nothing {{input}} {{output}}')
+    assert 'theirs: cannot be started (No such file' in message(peers.seconds, nothing, case, {})
+
+
+def test_programs_are_called_in_turns():
+    order = []
+    found = peers.alternate({name: lambda name=name: order.append(name) or len(order) for name in 'abc'}, 2)
+    assert order == [*'abcabc'] and found == {'a': [1, 4], 'b': [2, 5], 'c': [3, 6]}
+
+
+def test_ratios_of_programs_are_quotients_of_medians(tmp_path):
+    case = peers.make_case(tmp_path, 50, 4.0)  # 0.04 megapixels
+    times = {'ours': [1.0, 9.0, 2.0], 'theirs': [8.0, 7.0, 1.0], 'quick': [0.5, 0.25, 0.5]}
+    ours, theirs, quick = peers.case_rows(case, times, {'ours': 1.5, 'theirs': 2.0, 'quick': 0.75})
+    assert (ours['seconds'], ours['ratio'], ours['ratio_after_start']) == (2.0, 1.0, 1.0)
+    assert (theirs['seconds'], theirs['ratio'], theirs['after_start'], theirs['ratio_after_start']) == (7.0, 3.5, 5.0, 10.0)
+    assert quick['ratio'] == 0.25 and quick['ratio_after_start'] is None  # less than its start-up: noise
+    assert theirs['seconds_per_megapixel'] == 175.0
+    line = peers.report({'rows': [theirs], 'psnr': {'theirs': {'4': 31.256}}}).splitlines()[-1]
+    assert line == '| 50² | ×4 | theirs | 7.00 | 3.5 | 5.00 | 10 | 175.00 | 31.26 |'
+
+
+def test_programs_have_equal_environments():
+    """The allocator's settings are those of the README."""
+    environment = peers.make_environment(3, torch.device('cpu'))
+    readme = (Path(__file__).parent.parent / 'README.md').read_text(encoding='utf-8')
+    assert ' '.join(f'{key}={value}' for key, value in peers.ALLOCATOR.items()) in readme
+    assert environment == {'OMP_NUM_THREADS': '3', 'MKL_NUM_THREADS': '3', 'CUDA_VISIBLE_DEVICES': '', **peers.ALLOCATOR}
+
+
+@pytest.mark.slow
+def test_programs_are_compared(config, tmp_path, monkeypatch, capsys, shared):
+    """A network with random weights, its plain path, scored weights and a program of two lines: JSON, table and figure."""
+    image = tmp_path / 'data/benchmark/Set5/HR/baby.png'
+    save(image, np.asarray(Image.open(shared / 'data/benchmark/Set5/HR/baby.png'))[:96, :96])
+    words = ['-models', str(config), 'bicubic', '-cases', '12x2.5', '-repeats', '1', '-threads', '1', '-device', 'cpu',
+             '-data', str(tmp_path / 'data'), '-output', str(tmp_path / 'out/peers.json'),
+             '-program', 'theirs', shlex.join(program(COPY).words)]
+    threads = torch.get_num_threads()
+    done = call(peers.main, words, capsys, monkeypatch)
+    torch.set_num_threads(threads)
+    assert (done.status, done.err) == (0, '')
+    results = json.loads((tmp_path / 'out/peers.json').read_text())
+    names = ['tiny', 'tiny, plain', 'bicubic', 'theirs']
+    assert list(results['commands']) == [row['program'] for row in results['rows']] == names
+    assert all(len(row['all']) == 1 and row['ratio'] == row['seconds'] / results['rows'][0]['seconds']
+               for row in results['rows'])
+    assert list(results['psnr']) == ['bicubic'] and 20 < results['psnr']['bicubic']['2.5'] < 45
+    assert (tmp_path / 'out/peers.md').read_text().count('| 12² | ×2.5 |') == 4
+    assert (tmp_path / 'out/peers.png').stat().st_size > 5000
