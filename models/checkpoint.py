@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models import released
 from models.contract import DEFAULT_NORM, SRModel
@@ -18,6 +19,9 @@ from utils import ROOT, UserError, file_status
 ZOO = ROOT / 'modelzoo'
 MAX_NUMBERS = 2 ** 31  # parameters and buffers of a network, 8 GiB in float32
 MAX_REACH = 2 ** 14    # LR pixels around an output pixel that it may depend on
+# functions for whose results on the meta device PyTorch imports its compiler, which takes as long as upscaling a small image
+_NOISE = nn.init.normal_, Tensor.normal_
+_ARITHMETIC = Tensor.__rpow__, Tensor.add, Tensor.sub, Tensor.mul
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8, torch.int8, torch.int16,
            torch.int32, torch.int64)  # of tensors in files
 
@@ -144,13 +148,24 @@ def dense_shape(value: object) -> torch.Size | None:
     return None
 
 
+class _Shapes(TorchFunctionMode):
+    """On the meta device: of noise, and of a line and a number, the shape alone."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in _NOISE:
+            return args[0] if args else kwargs['tensor']
+        if function in _ARITHMETIC and not isinstance(args[1], Tensor):
+            return args[0]
+        return torch.empty(args[2]) if function is torch.linspace else function(*args, **(kwargs or {}))
+
+
 def _outline(spec: dict, path: str) -> SRModel | None:
     """The model of a spec without memory for its tensors; None for one whose constructor reads values of tensors.
 
     Raises: UserError with the path of the wrong key, or when the network is too large.
     """
     try:
-        with torch.device('meta'):
+        with torch.device('meta'), _Shapes():
             outline = MODELS.make(spec, path)
     except UserError as error:
         if isinstance(error.__cause__, (RuntimeError, NotImplementedError)) and 'meta' in str(error.__cause__).lower():

@@ -1,5 +1,4 @@
 """The fused path of MSSA's queries without a GPU: its kernels through Triton's interpreter, and the choice between paths."""
-import importlib
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from models.contract import SRModel
 from models.msit import fused
 
 CPU = torch.device('cpu')
-needs_triton = pytest.mark.skipif(fused.kernels is None, reason='needs Triton')
+needs_triton = pytest.mark.skipif(not fused.COMPILER, reason='needs Triton')
 GPU = torch.device('cuda', 0)
 
 
@@ -51,7 +50,7 @@ def test_kernels_compile_for_gpus(monkeypatch, tmp_path, capability, memory, dty
     """At the paper's sizes, for a GPU that need not be there, into machine code within its shared memory."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
-    kernels, built = fused.kernels, []
+    kernels, built = fused.load_kernels(), []
 
     def build(kernel, grid, settings, *arguments):
         types = {torch.float32: '*fp32', torch.bfloat16: '*bf16', torch.int64: '*i64'}
@@ -103,7 +102,7 @@ def test_kernels_are_for_cuda_gpus_with_triton(monkeypatch):
 def test_plain_pytorch_where_kernels_cannot_run(monkeypatch, lacking):
     monkeypatch.setattr(torch.version, 'hip', 'some version' if lacking == 'cuda' else None)
     if lacking == 'triton':
-        monkeypatch.setattr(fused, 'kernels', None)
+        monkeypatch.setattr(fused, 'COMPILER', False)
     gpu_is(monkeypatch, 7 if lacking == 'capability' else 9)
     monkeypatch.setattr(torch, 'are_deterministic_algorithms_enabled', lambda: lacking == 'determinism')
     dtype = torch.float64 if lacking == 'type' else torch.float32
@@ -161,7 +160,7 @@ class Stub:
 def stubbed(monkeypatch):
     """stubbed(stub): the kernels are a stub that runs on the CPU, nothing is checked yet, and the case is a small one."""
     def replace(stub: Stub) -> Stub:
-        monkeypatch.setattr(fused, 'kernels', stub)
+        monkeypatch.setattr(fused, 'load_kernels', lambda: stub)
         monkeypatch.setattr(fused, 'checked', {})
         monkeypatch.setattr(fused, 'supported', lambda device, dtype: True)
         monkeypatch.setattr(fused, 'CASE', fused.Case(queries=9, rows=5, channels=8, heads=2, keys=4, hidden=6))
@@ -293,7 +292,7 @@ import torch
 import models
 from models.msit import fused
 from models.contract import SRModel
-assert fused.kernels is None
+assert not fused.COMPILER
 torch.manual_seed(0)
 model = models.make({tiny_msit!r})
 rgb = model(torch.rand(2, 3, 6, 5), torch.rand(2, 7, 2) * 2 - 1, torch.full((2, 2), 0.1))
@@ -307,9 +306,11 @@ print(tuple(rgb.shape), all(p.grad is not None for p in model.parameters()))
 def test_triton_is_of_no_use_without_a_c_compiler(monkeypatch):
     monkeypatch.delenv('CC', raising=False)
     monkeypatch.setattr(shutil, 'which', lambda name: None)
-    monkeypatch.delitem(sys.modules, 'models.msit.kernels')
-    with pytest.raises(ImportError, match='C compiler'):
-        importlib.import_module('models.msit.kernels')
+    assert not fused.has_compiler()
+    monkeypatch.setattr(shutil, 'which', lambda name: '/bin/clang' if name == 'clang' else None)
+    assert fused.has_compiler()
+    monkeypatch.setitem(sys.modules, 'triton', None)
+    assert not fused.has_compiler()
 
 
 @needs_triton
@@ -317,4 +318,4 @@ def test_float32_is_exact_unless_tf32_is_allowed(monkeypatch):
     attention, values, hidden = torch.zeros(5, 9, 2), torch.zeros(4, 8), torch.zeros(5, 16)
     for allowed, precision in ((torch.backends.cuda.matmul.allow_tf32, 'ieee'), (True, 'tf32')):
         monkeypatch.setattr(torch.backends, 'cuda', SimpleNamespace(matmul=SimpleNamespace(allow_tf32=allowed)))
-        assert fused.kernels.layer_settings('first_layer', attention, values, hidden)['PRECISION'] == precision
+        assert fused.load_kernels().layer_settings('first_layer', attention, values, hidden)['PRECISION'] == precision

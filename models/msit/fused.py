@@ -30,16 +30,23 @@ need not trace the launch of a kernel.
 Shapes: N queries, or (B, Q) of them, R rows of the maps, C channels of h heads, K² keys of a query, M width of the layer.
 """
 import logging
+import os
+import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-try:
-    from models.msit import kernels
-except ImportError:  # no Triton, or no C compiler for it
-    kernels = None  # type: ignore[assignment]
+
+def has_compiler() -> bool:
+    """Whether there is Triton, and the C compiler that it needs for the code that launches a kernel."""
+    return bool(find_spec('triton') and (os.environ.get('CC') or shutil.which('gcc') or shutil.which('clang')))
+
+
+COMPILER = has_compiler()
 
 
 class Case(NamedTuple):
@@ -89,7 +96,7 @@ def usable(device: torch.device, dtype: torch.dtype) -> bool:
 
 def supported(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels are made for a device and a type of maps."""
-    return (kernels is not None and device.type == 'cuda' and torch.version.hip is None
+    return (COMPILER and device.type == 'cuda' and torch.version.hip is None
             and dtype in TOLERANCE and torch.cuda.get_device_properties(device).major >= 8)
 
 
@@ -179,35 +186,41 @@ def weighted_first_layer(attention: Tensor, values: Tensor, rows: Tensor, weight
 
 # the operators behind them, on N queries
 
+def load_kernels() -> ModuleType:
+    """`kernels.py`, which imports Triton: no command needs it before the first kernel."""
+    from models.msit import kernels
+    return kernels
+
+
 @torch.library.custom_op('msit::query_key_products', mutates_args=())
 def products_op(query: Tensor, keys: Tensor, rows: Tensor, heads: int) -> Tensor:
     """(N, C), (R, C), (N, K²) → (N, K², h) float32."""
-    return kernels.query_key_products(query.contiguous(), keys.contiguous(), rows.contiguous(), heads)
+    return load_kernels().query_key_products(query.contiguous(), keys.contiguous(), rows.contiguous(), heads)
 
 
 @torch.library.custom_op('msit::query_key_products_backward', mutates_args=())
 def products_backward_op(grad: Tensor, query: Tensor, keys: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of query and keys, in the types of these."""
-    return kernels.query_key_products_backward(*contiguous(grad, query, keys, rows))
+    return load_kernels().query_key_products_backward(*contiguous(grad, query, keys, rows))
 
 
 @torch.library.custom_op('msit::weighted_first_layer', mutates_args=())
 def first_layer_op(attention: Tensor, values: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
     """(N, K², h), (R, C), (N, K²), (M, K²·C) → (N, M) of the weight's type."""
-    return kernels.weighted_first_layer(*contiguous(attention, values, rows, weight))
+    return load_kernels().weighted_first_layer(*contiguous(attention, values, rows, weight))
 
 
 @torch.library.custom_op('msit::weighted_first_layer_backward_inputs', mutates_args=())
 def inputs_backward_op(grad: Tensor, attention: Tensor, values: Tensor, rows: Tensor,
                        weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of attention and values, in the types of these."""
-    return kernels.inputs_backward(*contiguous(grad, attention, values, rows, weight))
+    return load_kernels().inputs_backward(*contiguous(grad, attention, values, rows, weight))
 
 
 @torch.library.custom_op('msit::weighted_first_layer_backward_weight', mutates_args=())
 def weight_backward_op(grad: Tensor, attention: Tensor, values: Tensor, rows: Tensor) -> Tensor:
     """Gradient of the weight."""
-    return kernels.weight_backward(*contiguous(grad, attention, values, rows))
+    return load_kernels().weight_backward(*contiguous(grad, attention, values, rows))
 
 
 def contiguous(*tensors: Tensor) -> list[Tensor]:
