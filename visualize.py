@@ -31,7 +31,7 @@ def main() -> None:
     check_output(output, look.SUFFIXES)
     with look.style():
         figure = make_figure(config)
-        studio = Studio(device=choose_device(options), data=Path(options.data), memory=options.memory,
+        studio = Studio(device=choose_device(options), data=Path(options.data), memory=options.memory, output=output,
                         evaluation=make_evaluation(config, Path(options.data)))
         look.save(figure.draw(studio), output)
     print(f'wrote {output}')

@@ -53,7 +53,7 @@ class Registry:
 
     def arguments(self, name: str) -> dict[str, inspect.Parameter]:
         """The arguments that a spec of `name` may carry."""
-        parameters = inspect.signature(self.entries[name]).parameters
+        parameters = inspect.signature(self.entries[name], eval_str=True).parameters  # also those that were left as texts
         return {key: value for key, value in parameters.items() if key not in self.provided[name]}
 
     def check(self, spec: object, path: str) -> None:

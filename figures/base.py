@@ -19,7 +19,7 @@ from datasets.image_folder import Images
 from engine.evaluation.candidates import model_names
 from imaging import check_file, list_images
 from models.contract import SRModel
-from utils import UserError, as_file_name, distinct_stems, nearest_name, short_path, shortened
+from utils import UserError, as_file_name, distinct_stems, nearest_name, printable, short_path, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,12 +55,14 @@ class Studio:
         data: root of relative paths.
         evaluation: the set of a test config, or None.
         memory: see `SRModel.upscale`.
+        output: the file that will be written, which must be none of the images.
         quiet: no progress bars.
     """
 
     def __init__(self, *, device: torch.device, data: Path, evaluation: Evaluation | None = None, memory: int | None = None,
-                 quiet: bool | None = None):
+                 output: Path | None = None, quiet: bool | None = None):
         self.device, self.data, self.evaluation, self.memory, self.quiet = device, data, evaluation, memory, quiet
+        self.output = output
 
     def progress(self, total: int, label: str) -> tqdm:
         """A progress bar on stderr, where that is a terminal."""
@@ -77,7 +79,7 @@ class Studio:
     def images(self, inputs: Sequence[str] | None, scales: Sequence[AnyScale]) -> Evaluation:
         """The images of -input at some scales: files and folders, or of the test config's set those of these names.
 
-        Raises: UserError that names what is missing.
+        Raises: UserError that names what is missing, or the output where it is one of the images.
         """
         known = self.evaluation
         if known is None:
@@ -89,6 +91,8 @@ class Studio:
             files = known.dataset.files if not inputs else [_of_set(known, text) for text in inputs]
             rules = {'name': known.name, 'protocol': known.protocol.name, 'crop': known.crop, 'degrade': known.degrade,
                      'lr_path': str(known.lr_path) if known.lr_path else None}
+        if self.output and self.output.exists() and any(file.samefile(self.output) for file in files):
+            raise UserError(f'{self.output}: is one of the images of -input; choose another -output')
         return Evaluation(dataset=Images(list(files), data_root='.'), data_root='.',
                           scales=list(scales), **rules)  # type: ignore[arg-type]
 
@@ -113,21 +117,24 @@ def _of_set(evaluation: Evaluation, text: str) -> Path:
 
 
 def labels(files: Sequence[str], names: Sequence[str] | None = None) -> dict[str, str]:
-    """Files of models by the names that a figure shows. Raises: UserError unless there is one different name for each."""
+    """Files of models by the names that a figure shows, on one line each.
+
+    Raises: UserError unless there is one different name for each.
+    """
     if not files:
         raise UserError('-model: expected at least one model')
     if names is None:
         if len(set(files)) < len(files):
             raise UserError(f'-model: {next(file for file in files if files.count(file) > 1)} is given twice')
-        return {name: file for file, name in model_names(list(files)).items()}
+        return {printable(name): file for file, name in model_names(list(files)).items()}
     if len(names) != len(files) or len(set(names)) < len(names) or not all(name.strip() for name in names):
         raise UserError(f'-names: expected {len(files)} different names, one for each model, got {shortened(list(names))}')
-    return dict(zip(names, files))
+    return dict(zip(map(printable, names), files))
 
 
 def stems(evaluation: Evaluation) -> list[str]:
     """A name for each image of a set."""
-    return distinct_stems(evaluation.dataset.files)
+    return [printable(name) for name in distinct_stems(evaluation.dataset.files)]
 
 
 def pair_of(evaluation: Evaluation, index: int, scale: AnyScale) -> Pair:

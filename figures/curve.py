@@ -67,11 +67,13 @@ class Curve(Kind):
     def arrange(self, scales: list[float], lines: dict[str, Line], name: str) -> Figure:
         """The panels beside each other, or on a column below each other; one legend."""
         count, beside = len(self.panels), self.width > look.WIDTHS['column']
+        room = self.width / count if beside else self.width
         figure, found = look.new_plots(self.width, 2.3 if beside else 2.1 * count, *((1, count) if beside else (count, 1)))
         with look.style():
             for axes, panel in zip(found, self.panels):
                 axes.set_ylabel(self.metric.heading)
-                axes.set_title(name if panel == 'scale' else f'{name}, ×{scale_text(self.scale)}')
+                title = name if panel == 'scale' else f'{name}, ×{scale_text(self.scale)}'
+                axes.set_title(look.fitted(title, 0.9 * room)[0], parse_math=False)
                 if panel == 'scale':
                     draw_lines(axes, scales, lines)
                 else:
@@ -79,7 +81,9 @@ class Curve(Kind):
                     draw_points(axes, {label: (line.seconds if panel == 'time' else line.params, line.scores[at])
                                        for label, line in lines.items()})
                     axes.set_xlabel('seconds per image' if panel == 'time' else 'parameters')
-            found[0].legend()
+            names = [look.fitted(label, 0.6 * room)[0] for label in lines]
+            for text in found[0].legend(found[0].get_lines(), names).get_texts():  # on its own it would leave out '_a'
+                text.set_parse_math(False)
         return figure
 
 

@@ -5,6 +5,8 @@ matplotlib is an extra: it is imported when something is drawn.
 from __future__ import annotations
 
 import itertools
+import warnings
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,7 @@ BOX = '#56B4E9'  # of boxes and points on images, edged in black
 HEAT = 'viridis'  # these maps grow evenly in lightness: they can be read in greys, too
 SIGNED = 'PuOr'
 LETTER, SMALLEST = 8.0, 5.0  # points
+LONGEST = 400    # letters: more than fit on a page at the smallest size
 GAP = 0.05       # inches between panels
 LINE = 0.14      # inches of a line of text
 BAR = 0.68       # inches at the right for a colour bar with its ticks and label
@@ -46,7 +49,8 @@ def style() -> Iterator[None]:
         import matplotlib.figure
     except ImportError as error:
         raise UserError('figures and plots need matplotlib: pip install "matplotlib>=3.8"') from error
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph .* missing')  # of a name: an empty box stands in its place
         yield
 
 
@@ -92,7 +96,7 @@ class Sheet:
     def text(self, x: float, y: float, text: str, room: float, **settings: Any) -> None:
         """A line of text around the point (x, y), made smaller or cut where it is wider than `room`."""
         text, size = fitted(text, room)
-        settings = {'ha': 'center', 'va': 'center', 'fontsize': size, **settings}
+        settings = {'ha': 'center', 'va': 'center', 'fontsize': size, 'parse_math': False, **settings}
         self.figure.text(x / self.width, 1 - y / self.height, text, **settings)
 
     def colour_bar(self, source: Any, left: float, top: float, width: float, height: float, label: str) -> None:
@@ -166,14 +170,18 @@ def fitted(text: str, room: float) -> tuple[str, float]:
 
     def width(text: str) -> float:                                                   # in inches, at LETTER points
         return TextPath((0, 0), text, size=LETTER, prop=FontProperties(family='DejaVu Sans')).get_extents().width / 72
+
+    def middle_left_out(kept: int) -> str:
+        return f'{text[:kept - kept // 2]}…{text[len(text) - kept // 2:]}'
+    if len(text) > LONGEST:
+        text = middle_left_out(LONGEST)
     if not text.strip() or width(text) <= room:
         return text, LETTER
     size = max(SMALLEST, LETTER * room / width(text))
-    whole, kept = text, len(text)
-    while kept > 2 and width(text) * size / LETTER > room:
-        kept -= 1
-        text = f'{whole[:kept - kept // 2]}…{whole[len(whole) - kept // 2:]}'
-    return text, size
+    if width(text) * size / LETTER <= room:
+        return text, size
+    fitting = bisect_right(range(2, len(text)), room, key=lambda kept: width(middle_left_out(kept)) * size / LETTER)
+    return middle_left_out(max(2, fitting + 1)), size
 
 
 def show(axes: Axes, image: np.ndarray, **settings: Any) -> Any:

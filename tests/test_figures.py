@@ -223,6 +223,9 @@ WRONG = [  # words, and a part of the line
     ('zoom -model bicubic -names a b -input HR/0.png -box 0,0,8,8', 'expected 1 different names'),
     ('zoom -model bicubic -input HR/0.png -box 0,0,8,8 -output a.jpg', r'expected .png or .pdf or .svg'),
     ('zoom -model bicubic -input HR/0.png -box 0,0,8,8 -width wide', 'invalid choice'),
+    ('zoom -model bicubic -input HR/0.png -box 0,0,8,8 -output HR/0.png', 'HR/0.png: is one of the images of -input'),
+    ('zoom -model bicubic -input HR/0.png -box 0,0,8,8 -set figure.args.model=[7]', r'expected list\[str\], got \[7\]'),
+    ('zoom -model bicubic -input HR/0.png -set figure.args.box=7', r'figure.args.box: expected .*, got 7'),
     ('zoom -config none.yaml', 'none.yaml: no such config file'),
     ('scales -model bicubic -input HR -box 0,0,8,8', 'scales shows one image, got 2'),
     ('scales -model bicubic -input HR/0.png -box 0,0,8,8 -scales 2 2', 'expected different factors'),
@@ -241,7 +244,7 @@ WRONG = [  # words, and a part of the line
 ]
 
 
-@pytest.mark.parametrize(('words', 'part'), slow_except([WRONG[1], WRONG[7], WRONG[19]], WRONG))
+@pytest.mark.parametrize(('words', 'part'), slow_except([WRONG[1], WRONG[7], WRONG[22]], WRONG))
 def test_wrong_input_is_one_line(bench, words, part):
     done = bench(*words.split())
     assert (done.status, done.out) == (2, '')
@@ -259,6 +262,35 @@ def test_options_by_hand():
 
 
 @pytest.mark.slow
+def test_an_image_is_no_output_under_any_name(bench, tmp_path):
+    """Nothing is written, and nothing is computed first."""
+    before = (tmp_path / 'HR/0.png').read_bytes()
+    (tmp_path / 'link.png').symlink_to('HR/0.png')
+    for target in ('HR/../HR/0.png', 'link.png'):
+        done = bench('zoom', '-model', 'none.pth', '-input', 'HR', '-box', '0,0,8,8', '-output', target)
+        assert done.status == 2 and f'{target}: is one of the images' in done.err
+    assert (tmp_path / 'HR/0.png').read_bytes() == before and (tmp_path / 'link.png').is_symlink()
+
+
+NAMES = ['$x$', '$a_{', '_a', '\\frac', '漢🙂', 'a\nb', '\x1b[31m', 'n' * 3000]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', NAMES, ids=range(len(NAMES)))
+def test_names_are_shown_as_they_are(bench, tmp_path, name):
+    """Nothing in them is a formula, an order to a terminal or too long; letters that the font lacks cost no line."""
+    shutil.copy('one.pth', 'x.pth')
+    for kind in ('zoom', 'curve'):
+        words = [word for word in KINDS[kind].split() if word != 'two.pth']
+        done = bench(kind, *words, '-names', 'b', name, '-output', f'{kind}.svg')
+        assert (done.status, done.out, done.err) == (0, f'wrote {kind}.svg\n', '')
+    figure = make_figure({'figure': {'name': 'curve', 'args': {
+        'model': ['bicubic'], 'names': [name[:20]], 'input': ['HR'], 'scales': [2], 'panels': ['scale']}}}).draw(studio())
+    shown = name[:20].encode('unicode_escape').decode() if not name.isprintable() else name[:20]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [shown]
+
+
+@pytest.mark.slow
 def test_long_texts_are_fitted():
     short, size = look.fitted('HR', 1)
     assert (short, size) == ('HR', look.LETTER)
@@ -266,6 +298,8 @@ def test_long_texts_are_fitted():
     assert size == look.SMALLEST and '…' in long and long.startswith('a n') and long.endswith('g')
     middle, size = look.fitted('a rather long name', 0.8)
     assert middle == 'a rather long name' and look.SMALLEST < size < look.LETTER
+    cut, size = look.fitted('n' * 100_000, 2)
+    assert size == look.SMALLEST and 40 < len(cut) < 60 and cut.count('…') == 1  # of letters 3 points wide
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import pickle
 import re
 import shutil
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 import models
 from common import coords
+from common.ranges import AtMost
 from common.registry import Registry
 from engine.checkpoint import save_checkpoint
 from engine.config import TRAIN_KEYS, load_config
@@ -506,6 +508,20 @@ def test_a_name_is_registered_once():
     assert registry.entries == {'one': dict}
     with pytest.raises(ValueError, match="'msit' is already registered"):
         models.register('msit')(dict)
+
+
+def test_annotations_in_texts_are_checked():
+    """Those of a module with `from __future__ import annotations`."""
+    registry = Registry('toy')
+
+    @registry.register('one')
+    def one(*, names: 'list[str]', side: 'Annotated[int, AtMost(8)]' = 3) -> int:
+        return side
+    assert registry.make({'name': 'one', 'args': {'names': ['a'], 'side': 8}}) == 8
+    for args, fragment in (({'names': [7]}, 'expected list[str], got [7]'), ({'names': 'a'}, "got 'a'"),
+                           ({'names': [], 'side': 9}, 'at most 8'), ({'names': [], 'side': '3'}, 'expected int')):
+        with assert_user_error(fragment):
+            registry.make({'name': 'one', 'args': args})
 
 
 @pytest.mark.parametrize('value', [[0.5, 0.5], [], [0.0], [float('nan')]])

@@ -15,6 +15,10 @@ import torch._dynamo  # noqa: F401  (so that no command imports it for itself)
 
 with contextlib.suppress(ImportError):
     import av  # noqa: F401  (likewise)
+with contextlib.suppress(ImportError):
+    import matplotlib.backends.backend_pdf
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401  (likewise, with its list of fonts)
 
 from common.cli import Parser, run
 from common.ranges import real_number, whole_number

@@ -10,6 +10,7 @@ import torch
 from tests.hostile.campaign import Settings, described, new_yard, started
 from tests.hostile.case import Case, Outcome
 from tests.hostile.films import HAS_FILMS
+from tests.hostile.inputs.figures import HAS_FIGURES
 from tests.hostile.judge import contents, faults, is_unfinished
 from tests.hostile.process import Process
 
@@ -30,6 +31,9 @@ COMMANDS = {  # what is killed: command, options, what it writes
     'resume': ('demo', ['-input', 'data/images', '-recursive', '-scale', '3', '-model', 'weights.pth', '-resume', '-compare',
                         '-output', 'out', *CPU], 'out'),
     'zoom': ('demo', ['-input', 'data/images/0.png', *ZOOM, '-model', 'weights.pth', '-output', 'out/z.webp', *CPU], 'out')}
+if HAS_FIGURES:
+    COMMANDS['figure'] = ('visualize', ['zoom', '-input', 'data/images/0.png', '-scale', '2', '-box', '2,3,10,12', '-model',
+                                        'bicubic', 'weights.pth', '-output', 'out/f.pdf', *CPU], 'out')
 if HAS_FILMS:
     COMMANDS['film'] = ('demo', ['-input', 'films/a.mp4', '-scale', '2', '-model', 'weights.pth', '-resume', '-output',
                                  'out/a.mp4', *CPU], 'out')

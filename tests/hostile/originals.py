@@ -12,6 +12,7 @@ from PIL import Image
 import demo
 import test
 import train
+import visualize
 from common.cli import run
 from datasets.prepare import __main__ as prepare
 from engine.tools import average, export, grow
@@ -20,7 +21,7 @@ from tests.hostile.process import Process
 
 COMMANDS = {'demo': partial(run, demo.main), 'test': partial(run, test.main), 'train': partial(run, train.main),
             'export': partial(run, export.main), 'average': partial(run, average.main), 'grow': partial(run, grow.main),
-            'prepare': partial(run, prepare.main)}
+            'prepare': partial(run, prepare.main), 'visualize': partial(run, visualize.main)}
 MODEL = {'name': 'msit', 'args': {
     'base_dim': 8, 'heads': 2, 'radius': 1, 'msc_convs': 2, 'mssa_projections': 2,
     'encoder_spec': {'name': 'edsr-baseline', 'args': {'n_resblocks': 1, 'n_feats': 8, 'no_upsampling': True}},

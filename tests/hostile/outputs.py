@@ -3,6 +3,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -51,10 +52,17 @@ def _read_table(path: Path) -> None:
         list(csv.reader(file))
 
 
+def _read_pdf(path: Path) -> None:
+    content = path.read_bytes()
+    if not content.startswith(b'%PDF-') or not content.rstrip().endswith(b'%%EOF'):
+        raise ValueError('no whole PDF file')
+
+
 _READERS: dict[str, Callable[[Path], object]] = {
     **dict.fromkeys(('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm'), _read_image),
     **dict.fromkeys(INPUT_FILM_SUFFIXES, _read_film),
     **dict.fromkeys(('.pth', '.pt'), _read_checkpoint), '.npy': _read_entry, '.csv': _read_table,
+    '.pdf': _read_pdf, '.svg': ElementTree.parse,
     '.json': lambda path: json.loads(path.read_text(encoding='utf-8')),
     '.yaml': lambda path: yaml.safe_load(path.read_text(encoding='utf-8')),
     **dict.fromkeys(('.txt', '.md', '.tex'), lambda path: path.read_text(encoding='utf-8'))}

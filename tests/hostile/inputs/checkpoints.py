@@ -38,15 +38,13 @@ def make(folder: Path, originals: Path, rng: Random) -> Case:
     for name in ('weights.pth', 'test.yaml', 'train.yaml', 'deeper.yaml'):
         shutil.copy(originals / name, folder)
     command = rng.choice(list(COMMANDS))
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of torch, about the tensors that are made here
-        odd = _write(folder / 'bad.pth', originals, rng)
+    odd = write(folder / 'bad.pth', originals, rng)
     words, outputs = COMMANDS[command]
     return Case(command=command, words=words, odd=odd, names=('bad.pth', 'the loss', 'the weights'), outputs=outputs,
                 writes=('save', 'test', 'out.pth', 'out.png'))
 
 
-def _write(path: Path, originals: Path, rng: Random) -> str:
+def write(path: Path, originals: Path, rng: Random) -> str:
     """Writes a checkpoint with something wrong; → what it is."""
     file = rng.choice((originals / 'weights.pth', originals / 'weights.pth', originals / 'save/run/epoch-last.pth'))
     content = torch.load(file, weights_only=True)
@@ -67,7 +65,9 @@ def _write(path: Path, originals: Path, rng: Random) -> str:
     state = content['model']['sd']
     if kind == 'tensor':
         key = rng.choice(list(state))
-        name, state[key] = rng.choice(_tensors(state[key], rng))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of torch, about the tensors that are made here
+            name, state[key] = rng.choice(_tensors(state[key], rng))
         odd = f'{key} is {name}'
     elif kind == 'keys':
         odd = _change_keys(state, rng)

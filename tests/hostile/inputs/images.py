@@ -35,7 +35,7 @@ def make(folder: Path, originals: Path, rng: Random) -> Case:
     name = rng.choice(NAMES) if rng.random() < 0.4 else rng.choice(NAMES[:6])
     images = folder / 'data/images'
     images.mkdir(parents=True)
-    odd = _write(images / name, rng)
+    odd = write(images / name, rng)
     for file in ('weights.pth', 'train.yaml'):
         shutil.copy(originals / file, folder)
     shutil.copy(originals / 'data/images/0.png', images / 'good.png')
@@ -70,7 +70,7 @@ def _case(kind: str, name: str, model: str, odd: str, rng: Random) -> Case:
                 writes=('save', 'data/decoded'))
 
 
-def _write(path: Path, rng: Random) -> str:
+def write(path: Path, rng: Random) -> str:
     """Writes an image with something odd; → what it is."""
     kind = rng.choice(('damaged', 'damaged', 'damaged', 'bomb', 'odd', 'odd', 'text', 'special', 'chunks'))
     if kind == 'special':
