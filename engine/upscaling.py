@@ -85,7 +85,7 @@ def upscale_file(model: SRModel, job: Job, work: Work) -> None:
             if memory != work.memory:
                 tqdm.write(f'{printable(job.file)}: an allocation failed; done with -memory {(memory or 0) >> 20}M')
             return
-        release_unused()  # after the block, which holds the tensors of the failed attempt
+        release_unused(0)  # after the block, which holds the tensors of the failed attempt
     raise RunError(f'{job.file}: out of memory' + (f', also with -memory {lowered[-1] >> 20}M' if lowered else '')
                    + '; upscale it less, or give -memory a smaller size')
 

@@ -3,10 +3,10 @@
 The bytes of tensors are counted. They are the same on every device and in every run.
 """
 import ctypes
+import mmap
 import sys
 import weakref
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -59,7 +59,21 @@ def peak_bytes(function: Callable[..., Any], *args: Any) -> int:
     return meter.peak
 
 
-# Gives the pages of freed tensors back to the system. glibc keeps pieces between blocks in use, and with tensors of many
-# sizes they add up to several times what is in use. Other C libraries have no such function.
+# glibc keeps pieces between blocks in use, and with tensors of many sizes they add up to several times what is in use. Other
+# C libraries have no such function.
 _trim = getattr(ctypes.CDLL(None), 'malloc_trim', None) if sys.platform == 'linux' else None
-release_unused: Callable[[], object] = partial(_trim, 0) if _trim else lambda: None
+
+
+def resident_bytes() -> int:
+    """Bytes of this process that are in memory; 0 where the system is not Linux."""
+    if sys.platform != 'linux':
+        return 0
+    with open('/proc/self/statm', 'rb') as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
+
+
+def release_unused(limit: int) -> None:
+    """Gives the pages of freed tensors back to the system if this process holds more than `limit` bytes. The system clears
+    the next ones, which takes time."""
+    if _trim and resident_bytes() > limit:
+        _trim(0)

@@ -27,7 +27,7 @@ from torch import Tensor
 from common import coords
 from common.coords import Region
 from models.latents import LatentCache, LazyLatents
-from models.memory import PeakMeter, peak_bytes, release_unused
+from models.memory import PeakMeter, peak_bytes, release_unused, resident_bytes
 from models.mirror import mirror
 from models.requests import DTYPES, kind_of
 from utils import RunError, UserError, shortened
@@ -44,6 +44,7 @@ SAMPLE_QUERIES = 256    # on which queries are measured
 AMPLE = 2 ** 15         # bytes per LR pixel: with as many in the budget, an image is encoded whole, without measuring
 CPU_CHUNK = 2 ** 24     # bytes that the queries of one chunk hold on a CPU: sized to fit its caches
 CPU_BAND = 2 ** 25      # bytes of a band of the output on a CPU: more would save nothing
+KEPT_SHARE = 0.75       # of the memory: more than this is given back to the system, as far as it is not in use
 BAND_COPIES = 4         # of a band of the output, held while it is made, denormalised and written
 MAX_PIXELS = 2 ** 33    # of an output; in float32 they take 96 GiB
 MAX_BYTES = 2 ** 60     # of memory that may be asked for
@@ -105,9 +106,12 @@ def upscale_parts(model: 'SRModel', image: Any, size: tuple[int, int], write: Ca
     with _inference(model):
         lr, rows, columns, cell = _request(model, image, size)
         regions, memory = plan_regions(model, lr, size, memory, halo)
+        limit = resident_bytes() + int(KEPT_SHARE * memory) if len(regions) > 1 else sys.maxsize
         for region in regions:
             latent = model.encode(lr, region, halo)
             for part in _decode_region(model, latent, region, rows, columns, cell, memory):
+                if len(regions) > 1:
+                    release_unused(limit)
                 write(*part)
             del latent, part  # before the next region is encoded
 
@@ -315,7 +319,6 @@ def _decode_region(model: 'SRModel', latent: Any, region: Region, rows: Tensor, 
     for top in range(start, stop, step):
         y = nearest_in(nearest_row, top, min(top + step, stop))
         if y.stop > y.start and x.stop > x.start:
-            release_unused()
             rgb = model.query_grid(latent, rows[y], columns[x], cell, memory)        # (B, h', w', 3)
             rgb = model.denormalise_rgb(rgb)
             if not torch.stack(rgb.aminmax()).isfinite().all():

@@ -1,11 +1,17 @@
 """The memory of upscaling, as the system counts it, in processes of their own: for every registered model."""
+import mmap
+import os
+import platform
 import re
+import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
 from benchmarks.memory import CONFIGS, TOLERANCE, Case, in_own_process
 from engine.config import TRAIN_KEYS, load_config
+from models.memory import release_unused, resident_bytes
 from models.registries import MODELS
 
 MIB = 2 ** 20
@@ -34,3 +40,35 @@ def test_every_registered_model_is_measured():
     measured = {name if name == 'bicubic' else load_config(CONFIGS / f'{name}.yaml', TRAIN_KEYS)['model']['name']
                 for name in NAMES}
     assert {ALIASES.get(name, name) for name in MODELS.entries} == measured
+
+
+FAULTS = ('import resource\n{guard}'
+          "def faults():\n    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+          "b'x' * 2 ** 26\nbefore = faults()\n"
+          "for _ in range(10):\n    b'x' * 2 ** 26\n"
+          'print(faults() - before)')
+PAGES = 2 ** 26 // mmap.PAGESIZE  # of a block
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='glibc alone does this')
+
+
+@glibc
+@pytest.mark.parametrize('guard, settings, cleared', [
+    ('', {}, True), ('from common.start import guard\nguard()\n', {}, False),
+    ('from common.start import guard\nguard()\n', {'MALLOC_ARENA_MAX': '2'}, True)])
+def test_commands_keep_freed_memory(guard, settings, cleared):
+    """Ten large blocks one after another: the system clears their pages anew, unless the command keeps them."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(('MALLOC_', 'GLIBC_'))}
+    count = int(subprocess.check_output([sys.executable, '-c', FAULTS.format(guard=guard)], cwd=ROOT,
+                                        env={**environment, **settings}))
+    assert count > 9 * PAGES if cleared else count < PAGES
+
+
+@glibc
+def test_freed_memory_is_given_back_beyond_a_limit():
+    blocks = [b'x' * 2 ** 16 for _ in range(2 ** 10)]  # too small to be given back at once
+    blocks = blocks[::64]  # pieces in use between the free ones
+    full = resident_bytes()
+    release_unused(full + 2 ** 20)
+    assert abs(resident_bytes() - full) < 2 ** 20
+    release_unused(full - 2 ** 20)
+    assert resident_bytes() < full - 15 / 16 * 2 ** 26 + 2 ** 22 and len(blocks) == 16
