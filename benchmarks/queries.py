@@ -144,10 +144,7 @@ class Bench:
 
     def matmul_rate(self) -> float:
         """Multiply-adds per second of large matrix products in this precision."""
-        size = 8192 if self.device.type == 'cuda' else 1024
-        a, b = torch.rand(2, size, size, device=self.device)
-        seconds = [self.time(lambda: a @ b)[0] for _ in range(15)]
-        self.rate = size ** 3 / statistics.median(seconds[5:])
+        self.rate = matmul_rate(lambda product: self.time(product)[0], self.device)
         return self.rate
 
     def multiply_adds(self, side: int, scale: float) -> float:
@@ -197,6 +194,13 @@ class Bench:
         medians = {path: statistics.median(values) for path, values in seconds.items()}
         return {'batch': batch, 'plain_seconds': medians['plain'], 'fast_seconds': medians['fast'],
                 'ratio': medians['plain'] / medians['fast'], **peak}
+
+
+def matmul_rate(seconds: Callable[[Callable[[], object]], float], device: torch.device) -> float:
+    """Multiply-adds per second of large matrix products; `seconds` times a call, in the precision that counts."""
+    size = 8192 if device.type == 'cuda' else 1024
+    a, b = torch.rand(2, size, size, device=device)
+    return size ** 3 / statistics.median([seconds(lambda: a @ b) for _ in range(15)][5:])
 
 
 def peak_resident() -> int:

@@ -1,7 +1,9 @@
 """The benchmarks run and count right; what they measure is a matter of the machine."""
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from helpers import call, message, save
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import convolutions, curves, data, peers, plain, queries, views
+from benchmarks import convolutions, curves, data, gpu, kernels, peers, plain, queries, steps, views
 from engine.config import TRAIN_KEYS, load_config
 from figures import look
 from utils import UserError
@@ -134,11 +136,13 @@ def test_curves_of_runs(tmp_path, monkeypatch, capsys):
     *((peers, words) for words in ('-cases 96', '-repeats 0', '-threads 0', '-output x.png', '-program a run',
                                    "-program a '{input}'", "-program a '{input} {output} {size}'",
                                    '-program a "\'{input} {output}"')),
-    (curves, '-runs x -output tests'), (curves, '-runs x -output y.json')])
+    *((steps, words) for words in ('-batch 0', '-repeats 0', '-precisions float8', '-output x')),
+    *((kernels, words) for words in ('-batch 0', '-channels 4', '-precisions float64', '-output x')),
+    (gpu, 'nowhere'), (curves, '-runs x -output tests'), (curves, '-runs x -output y.json')])
 def test_options_out_of_range(monkeypatch, capsys, command, words):
     done = call(command.main, shlex.split(words), capsys, monkeypatch)
     assert done.status == 2 and done.out == '' and done.err.count('\n') == 1
-    assert re.search('expected|is a folder|No closing quotation', done.err)
+    assert re.search('expected|is a folder|No closing quotation|invalid choice', done.err)
 
 
 def test_the_benchmark_of_views_runs(monkeypatch, capsys):
@@ -240,3 +244,83 @@ def test_programs_are_compared(config, tmp_path, monkeypatch, capsys, shared):
     assert list(results['psnr']) == ['bicubic'] and 20 < results['psnr']['bicubic']['2.5'] < 45
     assert (tmp_path / 'out/peers.md').read_text().count('| 12² | ×2.5 |') == 4
     assert (tmp_path / 'out/peers.png').stat().st_size > 5000
+
+
+def test_traffic_of_operators_is_counted_by_hand():
+    """A product, a view, an update in place: each tensor once an operator."""
+    a, b = torch.zeros(4, 8), torch.zeros(8, 2)
+    with steps.Traffic() as traffic:
+        product = a @ b                                                 # 32, 16 and 8 numbers
+        product = product.view(8)                                       # none
+        product.add_(1)                                                 # 8, read and written
+    assert traffic.bytes == 4 * (32 + 16 + 8 + 8)
+
+
+def test_the_report_of_steps_is_counted_by_hand():
+    row = {'precision': 'float32', 'kernels': True, 'seconds': 0.5, 'bytes': 10 ** 9, 'hours': 7.25, 'floor': 0.2,
+           'peak_bytes': 3 * 2 ** 29, 'parts': {'forward': 0.125, 'backward': 0.25, 'optimiser': 0.0625}}
+    failed = {'precision': 'bfloat16', 'kernels': False, 'failed': 'out of memory'}
+    text = steps.report({'config': 'c', 'batch': 2, 'machine': 'm', 'bandwidth': 4e9, 'rows': [row, failed]})
+    assert text.splitlines()[-2:] == ['| float32 | yes | 0.5000 | 0.1250 | 0.2500 | 0.0625 | 40% | 50% | 1.5 | 7.2 |',
+                                      '| bfloat16 | no | out of memory | | | | | | | |']
+
+
+def test_the_benchmark_of_steps_runs(config, tmp_path, monkeypatch, capsys):
+    words = ['-config', config, '-batch', '2', '-repeats', '1', '-device', 'cpu', '-output', tmp_path / 'steps.json',
+             '-set', 'ema_decay=0.9', 'train_dataset.epoch_batches=1000', 'epoch_max=36']
+    monkeypatch.setattr(steps, 'COPIED', {'cpu': 1024})
+    assert call(steps.main, words, capsys, monkeypatch).status == 0
+    row, = json.loads((tmp_path / 'steps.json').read_text())['rows']
+    assert row['hours'] == 10 * row['seconds'] > 0 and row['bytes'] > 0 and row['peak_bytes'] is None
+    assert row['floor'] > 0 and row['multiply_adds'] > 2 * 3 * 64 * 3 * 4 * 9  # those of the head, forward and backward
+    assert row['precision'] == 'float32' and row['kernels'] is False and min(row['parts'].values()) > 0
+
+
+def test_the_benchmark_of_kernels_runs(tmp_path, monkeypatch, capsys):
+    words = ['-batch', '1', '-channels', '8', '-precisions', 'float32', '-repeats', '1', '-device', 'cpu',
+             '-output', tmp_path / 'kernels.json']
+    monkeypatch.setattr(kernels, 'QUERIES', 4)
+    done = call(kernels.main, words, capsys, monkeypatch)
+    row, = json.loads((tmp_path / 'kernels.json').read_text())['rows']
+    assert done.status == 0 and row['plain'] > 0 and row['kernels'] is None  # there are none on CPUs
+    assert done.out.splitlines()[-1].endswith('| — | — |')
+
+
+GPU_STEPS = ['tests', 'kernels', 'steps', 'upscale_float32', 'images', 'training']
+
+
+def run_gpu_script(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run([gpu.__file__.replace('.py', '.sh'), *words], cwd=folder, capture_output=True, text=True,
+                          timeout=600, env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **environment})
+
+
+@pytest.mark.slow
+def test_the_script_for_gpus_runs_to_its_end_on_a_cpu(tmp_path):
+    """Every step is done, relative folders are the caller's, and the same command continues the training."""
+    for turn in range(2):
+        done = run_gpu_script(tmp_path, '-toy', '-output', 'out', '-data', 'nowhere')
+        results = json.loads((tmp_path / 'out/results.json').read_text())
+        expected = [name for name in GPU_STEPS if name != 'images' or turn == 0]
+        assert done.returncode == 0 and [(step['name'], step['status']) for step in results['steps']] == [
+            (name, 0) for name in expected], (tmp_path / 'out/results.md').read_text()
+    assert set(results['results']) == {'kernels', 'steps', 'upscale_float32'}
+    assert any('epoch 1/1' in line for line in results['training_log'])
+    report = (tmp_path / 'out/results.md').read_text()
+    assert report.count('| done |') == len(expected) and '| 6² | ×2 |' in report
+
+
+@pytest.mark.slow
+def test_a_step_of_the_script_for_gpus_that_fails_stops_no_other(tmp_path):
+    python = tmp_path / 'python'
+    python.write_text(f'#!/bin/sh\ncase "$*" in *print-config*) ;; *benchmarks.gpu*) exec {sys.executable} "$@";; '
+                      '*) echo broken; exit 3;; esac\n')
+    python.chmod(0o755)
+    done = run_gpu_script(tmp_path, '-toy', '-output', 'out', PYTHON=str(python))
+    assert done.returncode == 0 and done.stdout.count('ended with status 3: broken') == len(GPU_STEPS)
+    assert (tmp_path / 'out/results.md').read_text().count('failed with status 3') == len(GPU_STEPS)
+
+
+@pytest.mark.parametrize('words', ['-toys', '-output', '-data'])
+def test_options_of_the_script_for_gpus(tmp_path, words):
+    done = run_gpu_script(tmp_path, words)
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'expected' in done.stderr

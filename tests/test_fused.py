@@ -162,6 +162,7 @@ def stubbed(monkeypatch):
     def replace(stub: Stub) -> Stub:
         monkeypatch.setattr(fused, 'load_kernels', lambda: stub)
         monkeypatch.setattr(fused, 'checked', {})
+        monkeypatch.setattr(fused, 'DEVICE', 'cpu')
         monkeypatch.setattr(fused, 'supported', lambda device, dtype: True)
         monkeypatch.setattr(fused, 'CASE', fused.Case(queries=9, rows=5, channels=8, heads=2, keys=4, hidden=6))
         return stub

@@ -63,9 +63,25 @@ def fft_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     spectrum = rearrange(torch.fft.rfft2(blocks), 'b i m n y x -> (y x) (b m n) i')  # m×n blocks, y×x frequencies
     kernel = rearrange(torch.fft.rfft2(weight, s=(size_y, size_x)), 'o i y x -> (y x) i o')
     # contiguous: a product of many small complex matrices would otherwise copy them one by one
-    spectrum = spectrum.contiguous() @ kernel.contiguous().conj_physical()
+    factors = spectrum.contiguous(), kernel.contiguous().conj_physical()
+    spectrum = SpectralProduct.apply(*factors) if torch.is_grad_enabled() else torch.matmul(*factors)
     spectrum = rearrange(spectrum, '(y x) (b m n) o -> b o m n y x', b=len(x), m=blocks_y, y=size_y)
 
     blocks = torch.fft.irfft2(spectrum, s=(size_y, size_x))[..., :step_y, :step_x]   # the rest has wrapped around
     out = rearrange(blocks, 'b o m n y x -> b o (m y) (n x)')[:, :, :height, :width]
     return out + bias.to(out).view(-1, 1, 1)
+
+
+class SpectralProduct(torch.autograd.Function):
+    """a @ b of contiguous complex matrices (N, m, k), (N, k, n) → (N, m, n), whose gradients are such products too."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a @ b
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        grad = grad.contiguous()
+        return grad @ b.mT.contiguous().conj_physical(), a.mT.contiguous().conj_physical() @ grad

@@ -47,6 +47,7 @@ def has_compiler() -> bool:
 
 
 COMPILER = has_compiler()
+DEVICE = 'cuda'  # the kind that the kernels are for
 
 
 class Case(NamedTuple):
@@ -72,7 +73,8 @@ checked: dict[tuple[torch.device, torch.dtype], bool] = {}
 
 def available(x: Tensor) -> bool:
     """Whether the kernels run on tensors like x. Not with deterministic algorithms: they add gradients in any order."""
-    return supported(x.device, x.dtype) and not torch.are_deterministic_algorithms_enabled() and usable(x.device, x.dtype)
+    return (x.device.type == DEVICE and supported(x.device, x.dtype)
+            and not torch.are_deterministic_algorithms_enabled() and usable(x.device, x.dtype))
 
 
 def usable(device: torch.device, dtype: torch.dtype) -> bool:
@@ -96,7 +98,7 @@ def usable(device: torch.device, dtype: torch.dtype) -> bool:
 
 def supported(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels are made for a device and a type of maps."""
-    return (COMPILER and device.type == 'cuda' and torch.version.hip is None
+    return (COMPILER and device.type == DEVICE and torch.version.hip is None
             and dtype in TOLERANCE and torch.cuda.get_device_properties(device).major >= 8)
 
 
@@ -154,7 +156,7 @@ def plain_results(query: Tensor, keys: Tensor, attention: Tensor, values: Tensor
     heads = attention.shape[2]
     near_keys, near_values = (source[rows].unflatten(2, (heads, -1)) for source in (keys, values))   # (N, K², h, d)
     products = (query.unflatten(1, (heads, -1)).unsqueeze(1) * near_keys).sum(-1)    # (N, K², h)
-    return products, (attention.unsqueeze(-1) * near_values).flatten(1) @ weight.T
+    return products, (attention.unsqueeze(-1) * near_values).flatten(1).to(weight.dtype) @ weight.T
 
 
 def query_key_products(query: Tensor, keys: Tensor, rows: Tensor, heads: int) -> Tensor:
