@@ -141,14 +141,17 @@ def test_batches_for_a_gpu_are_pinned(lab):
 
 
 def test_upscale_waits_as_often_for_a_large_image(tiny_msit):
-    """Three numbers for the range of the input, nine for the grid and one for the output, of each region and its bands."""
+    """For the range of the input three times, for the lines of the grid eight times, for the output once.
+
+    Copies to the host are not seen here: there are four more, of the lines.
+    """
     tiny_msit['args'] |= {'base_dim': 64, 'heads': 2}  # wide heads, which CPUs decode as GPUs do
     model, counts = models.make(tiny_msit).eval(), []
     for side in (12, 40):
         with Waits(CPU) as waits:
             model.upscale(torch.rand(1, 3, side, side), (3 * side, 2 * side))
         counts.append(len(waits.found))
-    assert counts[0] == counts[1] <= 13
+    assert counts[0] == counts[1] <= 12
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
