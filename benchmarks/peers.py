@@ -6,9 +6,9 @@
 Each line of the table is a command that reads a PNG file and writes one: `demo.py` for each of -models, `benchmarks.plain`
 (the algorithm of MSIT's authors) for those that are an MSIT, and each -program. Commands alternate, A B C A B C …, and
 medians are compared, so that a busy machine disturbs all alike. All have the same environment: the number of threads of
--threads, and the settings of glibc's allocator that the README names. The time is that of the whole command, as a user waits
-for it. Beside it stands what is left of it without the start-up, which the same commands show on an image of 16×16 pixels,
-in turns too.
+-threads, and settings of glibc's allocator by which it keeps freed memory. The time is that of the whole command, as a user
+waits for it. Beside it stands what is left of it without the start-up, which the same command shows on an image of 16×16
+pixels just before.
 
 A config in the place of weights is given random ones. The scores of weights are those of Set5 by the protocol `benchmark`,
 measured where -data has the set.
@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -53,7 +53,7 @@ from utils import ROOT, UserError, check_output, one_line, shortened, write_text
 CASES = ['64x2', '64x4', '24x12']
 START = 16  # side of the image whose time is start-up
 NAMES = ('input', 'output', 'scale', 'height', 'width')  # what {…} in a command may be
-# kept by the process, freed memory need not be asked for again: the README's settings
+# freed memory is kept for the next tensors, as our commands have it by themselves (common/start.py)
 ALLOCATOR = {'MALLOC_MMAP_THRESHOLD_': '33554432', 'MALLOC_TRIM_THRESHOLD_': '4000000000', 'MALLOC_TOP_PAD_': '67108864'}
 SET5 = ROOT / 'configs/test/test-set5.yaml'
 TOLERANCE = 1  # pixels by which a program may round a side otherwise
@@ -191,17 +191,18 @@ def make_case(folder: Path, side: int, scale: float) -> Case:
 
 
 def compare(programs: list[Program], start: Case, cases: list[Case], repeats: int, environment: dict[str, str]) -> dict:
-    """'start': median seconds of each program's start-up; 'rows': see `case_rows`."""
-    def timed(case: Case) -> dict[str, list[float]]:
-        return alternate({line.name: lambda line=line: seconds(line, case, environment) for line in programs}, repeats,
-                         f'{case.side}² ×{case.scale:g}')
-    starts = {name: statistics.median(values) for name, values in timed(start).items()}
-    return {'start': starts, 'rows': [row for case in cases for row in case_rows(case, timed(case), starts)]}
+    """'rows': see `case_rows`. Each command is timed on the image of `start` just before it is timed on a case."""
+    rows = []
+    for case in cases:
+        calls = {line.name: lambda line=line, case=case: tuple(seconds(line, each, environment) for each in (start, case))
+                 for line in programs}
+        rows += case_rows(case, alternate(calls, repeats, f'{case.side}² ×{case.scale:g}'))
+    return {'rows': rows}
 
 
-def alternate(calls: dict[str, Callable[[], float]], repeats: int, label: str = '') -> dict[str, list[float]]:
+def alternate(calls: dict[str, Callable[[], Any]], repeats: int, label: str = '') -> dict[str, list]:
     """What each of the calls returns, `repeats` times, all called in turns: A B C A B C …"""
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    found: dict[str, list] = {name: [] for name in calls}
     for _ in tqdm(range(repeats), label, disable=None, leave=False):
         for name, call in calls.items():
             found[name].append(call())
@@ -231,13 +232,18 @@ def seconds(program: Program, case: Case, environment: dict[str, str]) -> float:
     return elapsed
 
 
-def case_rows(case: Case, times: dict[str, list[float]], starts: dict[str, float]) -> list[dict]:
-    """A row for each program, its ratios to the first one."""
+def case_rows(case: Case, times: dict[str, list[tuple[float, float]]]) -> list[dict]:
+    """A row for each program, its ratios to the first one.
+
+    Args:
+        times: of each program, seconds of its start-up and of the whole command, a pair for each turn.
+    """
     rows = []
     for name, values in times.items():
-        whole = statistics.median(values)
+        whole = statistics.median(value for _, value in values)
         rows.append({'side': case.side, 'scale': case.scale, 'program': name, 'seconds': whole, 'all': values,
-                     'after_start': whole - starts[name], 'seconds_per_megapixel': whole / (case.size ** 2 / 1e6)})
+                     'after_start': statistics.median(value - start for start, value in values),
+                     'seconds_per_megapixel': whole / (case.size ** 2 / 1e6)})
     for row in rows:
         row['ratio'] = row['seconds'] / rows[0]['seconds']
         both = row['after_start'], rows[0]['after_start']

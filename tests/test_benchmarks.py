@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks import convolutions, curves, data, gpu, kernels, peers, plain, queries, steps, views
+from common import start
 from engine.config import TRAIN_KEYS, load_config
 from figures import look
 from utils import UserError
@@ -198,6 +199,20 @@ def test_another_program_that_is_not_there(tmp_path):
     assert 'theirs: cannot be started (No such file' in message(peers.seconds, nothing, case, {})
 
 
+@pytest.mark.slow
+def test_each_program_is_timed_with_its_start_up_in_turns(tmp_path):
+    """A on the small image, A on the case, then B: as the commands themselves saw it."""
+    log = tmp_path / 'log'
+    note = "import sys; from PIL import Image; print('%s' + str(Image.open(sys.argv[1]).width), file=open({!r}, 'a'))"
+    note = note.format(str(log))
+    lines = [program(f'{note % name}; {COPY}', name) for name in 'ab']
+    small, case = peers.make_case(tmp_path, 4, 2.0), peers.make_case(tmp_path, 9, 2.0)
+    rows = peers.compare(lines, small, [case], 2, {})['rows']
+    assert log.read_text().split() == ['a4', 'a9', 'b4', 'b9'] * 2
+    assert [(row['program'], row['ratio']) for row in rows] == [
+        ('a', 1.0), ('b', rows[1]['seconds'] / rows[0]['seconds'])]
+
+
 def test_programs_are_called_in_turns():
     order = []
     found = peers.alternate({name: lambda name=name: order.append(name) or len(order) for name in 'abc'}, 2)
@@ -205,10 +220,12 @@ def test_programs_are_called_in_turns():
 
 
 def test_ratios_of_programs_are_quotients_of_medians(tmp_path):
+    """Of pairs of start-up and whole command."""
     case = peers.make_case(tmp_path, 50, 4.0)  # 0.04 megapixels
-    times = {'ours': [1.0, 9.0, 2.0], 'theirs': [8.0, 7.0, 1.0], 'quick': [0.5, 0.25, 0.5]}
-    ours, theirs, quick = peers.case_rows(case, times, {'ours': 1.5, 'theirs': 2.0, 'quick': 0.75})
-    assert (ours['seconds'], ours['ratio'], ours['ratio_after_start']) == (2.0, 1.0, 1.0)
+    times = {'ours': [(1.5, 2.0), (1.0, 9.0), (0.5, 1.0)], 'theirs': [(2.0, 7.0), (3.0, 8.0), (0.5, 1.0)],
+             'quick': [(0.75, 0.5), (0.5, 0.25), (0.25, 0.5)]}
+    ours, theirs, quick = peers.case_rows(case, times)
+    assert (ours['seconds'], ours['after_start'], ours['ratio'], ours['ratio_after_start']) == (2.0, 0.5, 1.0, 1.0)
     assert (theirs['seconds'], theirs['ratio'], theirs['after_start'], theirs['ratio_after_start']) == (7.0, 3.5, 5.0, 10.0)
     assert quick['ratio'] == 0.25 and quick['ratio_after_start'] is None  # less than its start-up: noise
     assert theirs['seconds_per_megapixel'] == 175.0
@@ -217,11 +234,11 @@ def test_ratios_of_programs_are_quotients_of_medians(tmp_path):
 
 
 def test_programs_have_equal_environments():
-    """The allocator's settings are those of the README."""
+    """Threads, no GPU where it is not asked for, and an allocator that keeps freed memory as that of our commands does."""
     environment = peers.make_environment(3, torch.device('cpu'))
-    readme = (Path(__file__).parent.parent / 'README.md').read_text(encoding='utf-8')
-    assert ' '.join(f'{key}={value}' for key, value in peers.ALLOCATOR.items()) in readme
     assert environment == {'OMP_NUM_THREADS': '3', 'MKL_NUM_THREADS': '3', 'CUDA_VISIBLE_DEVICES': '', **peers.ALLOCATOR}
+    assert {f'MALLOC_{name.removeprefix("M_")}_' for name in start.ALLOCATOR} == {*peers.ALLOCATOR}
+    assert {int(peers.ALLOCATOR[f'MALLOC_{name}_']) for name in ('TOP_PAD', 'MMAP_THRESHOLD')} == {2 ** 26, 2 ** 25}
 
 
 @pytest.mark.slow
