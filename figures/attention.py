@@ -16,7 +16,7 @@ from figures.options import Points, checked_points, checked_width
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = 9  # panels in a row
+ACROSS = 8   # heads in a row
 
 
 @register('attention')
@@ -54,10 +54,10 @@ def nearest_centres(points: list[list[float]], size: tuple[int, int]) -> torch.T
 def arrange(lr: np.ndarray, coord: torch.Tensor, found: dict[str, Attention], width: float) -> Figure:
     """For each network and point: the window in the LR image with the point, then the heads."""
     heads = max(shown.weights.shape[1] for shown in found.values())
-    columns = min(COLUMNS, 1 + heads)
-    blocks = [(label, shown, point, -(-(1 + shown.weights.shape[1]) // columns))
+    across = min(ACROSS, heads)
+    blocks = [(label, shown, point, -(-shown.weights.shape[1] // across))
               for label, shown in found.items() for point in range(len(coord))]
-    grid = look.Grid(rows=sum(block[-1] for block in blocks), columns=columns, width=width,
+    grid = look.Grid(rows=sum(block[-1] for block in blocks), columns=1 + across, width=width,
                      left=1.2 * look.LINE, right=look.BAR, top=look.LINE / 2, captions=1)
     highest = max(shown.weights.max().item() for shown in found.values())
     row = 0
@@ -69,8 +69,8 @@ def arrange(lr: np.ndarray, coord: torch.Tensor, found: dict[str, Attention], wi
         corner = shown.centres[point] - shown.weights.shape[-1] // 2
         y, x = (place * torch.tensor(lr.shape[:2]) - 0.5 - corner).tolist()
         look.mark(axes, y, x)
-        for head, weights in enumerate(shown.weights[point], 1):
-            axes = grid.panel(row + head // columns, head % columns, f'head {head}')
+        for head, weights in enumerate(shown.weights[point]):
+            axes = grid.panel(row + head // across, 1 + head % across, f'head {head + 1}')
             bar = look.show(axes, weights.numpy(), cmap=look.HEAT, vmin=0, vmax=highest)
         row += height
     grid.colour_bar(bar, 'attention', row)

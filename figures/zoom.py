@@ -103,12 +103,13 @@ def arrange(shots: list[Shot], scale: float, width: float) -> Figure:
         axes = sheet.panel(0, top, whole, height - text)
         look.show(axes, shot.hr)
         look.frame(axes, shot.box)
-        sheet.text(whole / 2, top + height - text + 0.55 * look.LINE, f'{shot.name} (×{scale_text(scale)})', whole)
+        for line, words in enumerate((shot.name, f'×{scale_text(scale)}')):
+            sheet.text(whole / 2, top + height - text + (line + 0.55) * look.LINE, words, whole - look.GAP)
         for number, crop in enumerate(shot.crops):
             left = whole + look.GAP + number % columns * (wide + look.GAP)
             above = top + number // columns * (high + text + look.GAP)
             look.show(sheet.panel(left, above, wide, high), crop.pixels)
             for line, words in enumerate((crop.label, crop.score_line)):
-                sheet.text(left + wide / 2, above + high + (line + 0.55) * look.LINE, words, wide)
+                sheet.text(left + wide / 2, above + high + (line + 0.55) * look.LINE, words, wide - look.GAP)
         top += height + look.GAP
     return sheet.figure

@@ -129,7 +129,7 @@ def test_zoom_shows_the_metrics_of_the_crops(bench):
         ssim = METRICS.entries['ssim']().score(*(torch.from_numpy(part)[None] + 16 / 256 for part in inside))
         assert f'{psnr:.2f} / {ssim:.4f}' in shown
     assert [text for text in shown if text in ('HR', 'bicubic', 'one', 'two')] == ['HR', 'bicubic', 'one', 'two'] * 2
-    assert '0 (×4)' in shown and '1 (×4)' in shown
+    assert {'0', '1', '×4'} <= set(shown)
     images = [axes.images[0].get_array() for axes in figure.axes]
     given = {'model': ['bicubic'], 'input': ['HR/0.png'], 'box': [[8, 8, 24, 24], [1, 2, 4, 6]]}
     several = figure_config(None, 'zoom', given)
