@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SCALES = [1.1, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 18.0, 30.0]
+SCALES = [1.1, 2.0, 3.0, 4.0, 8.0, 16.0, 30.0]
 TICKS = (1, 2, 4, 8, 16, 30)
 PANELS = ('scale', 'time', 'parameters')
 
