@@ -178,16 +178,18 @@ def joint(monkeypatch):
     monkeypatch.setattr(grid, 'WIDEST_PLANE', 0)
 
 
-@pytest.fixture(params=['joint', 'planes'])
-def way(request):
-    """Both ways of decoding a grid."""
+@pytest.fixture(params=['joint', 'planes', 'shared planes'])
+def way(request, monkeypatch):
+    """The ways of decoding a grid."""
     if request.param == 'joint':
         request.getfixturevalue('joint')
+    monkeypatch.setattr(grid, 'SHARED', 1 if request.param == 'shared planes' else 10 ** 6)
 
 
 @pytest.mark.parametrize('variant, way', [
     *((variant, 'joint') for variant in VARIANTS),
-    *(pytest.param(variant, 'planes', marks=() if variant in DECODED_APART else pytest.mark.slow) for variant in VARIANTS),
+    *(pytest.param(variant, way, marks=() if variant in DECODED_APART else pytest.mark.slow)
+      for way in ('planes', 'shared planes') for variant in VARIANTS),
 ], indirect=['way'])
 @pytest.mark.parametrize('sizes', SIZES)
 def test_grid_path_equals_the_plain_path(variant, sizes, way):
@@ -252,7 +254,10 @@ def test_blocks_of_any_size_make_the_same_grid(monkeypatch, joint, size, pixels,
 @pytest.mark.parametrize('size', [(6, 7), (12, 21), (9, 11)])
 @pytest.mark.parametrize('queries, longest, memory', [
     (1, 64, 2 ** 30), (7, 64, 2 ** 30), (50, 2, 2 ** 30), (10 ** 6, 3, 2 ** 30), (10 ** 6, 64, 2 ** 30), (10 ** 6, 64, 0)])
-def test_planes_of_any_size_make_the_same_grid(monkeypatch, size, queries, longest, memory):
+@pytest.mark.parametrize('shared, pixels', [(10 ** 6, 1), (1, 5)])
+def test_planes_of_any_size_make_the_same_grid(monkeypatch, size, queries, longest, memory, shared, pixels):
+    monkeypatch.setattr(grid, 'SHARED', shared)
+    monkeypatch.setattr(grid, 'U_PIXELS', pixels)
     model, blocks, call = msit(), [], PlaneDecoder.__call__
 
     def record(decoder, number, ys, xs):

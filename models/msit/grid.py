@@ -9,9 +9,9 @@ k and head h,
 query map come from, of which the logits are weighted sums. Where an LR pixel has a single query, u costs more than the
 product of that query with W1, which is then used instead.
 
-`PlaneDecoder` gives every query its own product with W1. That is d times as many multiply-adds as its share of the above,
-but in large matrices: for narrow heads on CPUs, such as MSIT-S's 16 of 4 channels, products with an inner side of d or K²
-reach a fifth of the rate.
+`PlaneDecoder` gives every query its own product with W1, unless many queries share an LR pixel. That is d times as many
+multiply-adds as its share of the above, but in large matrices: for narrow heads on CPUs, such as MSIT-S's 16 of 4 channels,
+products with an inner side of d or K² reach a fifth of the rate.
 
 In both, the positional bias is a function of the row plus one of the column.
 
@@ -38,6 +38,8 @@ from models.msit.mssa import LocalAttention, Maps
 CPU_U, CPU_HIDDEN = 5 * 2 ** 18, 2 ** 20  # numbers of u of one head, and of a hidden layer: sized to fit a CPU's caches
 CPU_PLANE = 2 ** 12  # queries of a block in planes: they fit into the caches, and their products are large
 PLANE_COLUMNS = 64  # J, of a block in planes: long for elementwise steps, and the block reads few LR pixels around it
+SHARED = 20  # queries of an LR pixel from which on u was measured to be faster there, for U_PIXELS LR pixels at a time
+U_PIXELS = 33
 WIDEST_PLANE = 8  # channels of a head up to which planes were measured to be faster (docs/speed.md)
 CPU_AMPLE = 2 ** 26  # bytes that are enough for any block of that size
 SAMPLE = 256  # queries on which the bytes of a block are measured, at least those of one LR pixel
@@ -225,7 +227,9 @@ class PlaneDecoder:
     def __init__(self, mssa: LocalAttention, imnet: MLP, maps: Maps, common: Tensor | None):
         self.mssa, self.imnet, self.maps = mssa, imnet, maps
         weight, offset = imnet.first_layer((2 * mssa.radius + 1) ** 2 * maps.values.shape[1], common)
-        self.weight = rearrange(weight, 'm (k h d) -> k m (d h)', k=(2 * mssa.radius + 1) ** 2, h=mssa.heads).contiguous()
+        by_head = weight.unflatten(1, ((2 * mssa.radius + 1) ** 2, mssa.heads, -1))  # (M, K², h, d)
+        self.weight = rearrange(by_head, 'm k h d -> k m (d h)').contiguous()
+        self.weight_by_head = rearrange(by_head, 'm k h d -> (k h) d m').contiguous()
         self.offset = offset.expand(len(offset) if offset.ndim == 3 else 1, 1, -1)   # (B or 1, 1, M)
 
     @staticmethod
@@ -240,10 +244,14 @@ class PlaneDecoder:
         """RGB, without the bilinear skip, of the queries of I×J LR pixels: (I·m, J·n, 3)."""
         query = self.sample(self.window(self.maps.queries, 1, image, ys, xs), ys, xs)
         attention = self.attend(query, self.window(self.maps.keys, self.mssa.radius, image, ys, xs), ys, xs)
-        hidden = self.weigh(attention, self.window(self.maps.values, self.mssa.radius, image, ys, xs),
-                            self.offset[image % len(self.offset)])
-        rgb = self.imnet.layers[1:](hidden.T)                                        # (P·S, 3)
-        return rearrange(rgb, '(m n i j) c -> (i m) (j n) c', m=ys.out.shape[1], i=len(ys.lr), j=len(xs.lr))
+        values = self.window(self.maps.values, self.mssa.radius, image, ys, xs)
+        offset = self.offset[image % len(self.offset)]                               # (1, M)
+        m, i = ys.out.shape[1], len(ys.lr)
+        if m * xs.out.shape[1] >= SHARED:
+            rgb = self.imnet.layers[1:](self.weigh_jointly(attention, values, offset))               # (P, S, 3)
+            return rearrange(rgb, '(i j) (m n) c -> (i m) (j n) c', m=m, i=i)
+        rgb = self.imnet.layers[1:](self.weigh(attention, values, offset).T)         # (P·S, 3)
+        return rearrange(rgb, '(m n i j) c -> (i m) (j n) c', m=m, i=i, j=len(xs.lr))
 
     def window(self, x: Tensor, radius: int, image: int, ys: Lines, xs: Lines) -> Tensor:
         """The pixels of a map around the LR pixels: (d, h, 2·radius + 1, 2·radius + 1, I, J), of each offset a plane."""
@@ -286,6 +294,18 @@ class PlaneDecoder:
         for key, (y, x) in enumerate(product(range(window.shape[2]), repeat=2)):
             torch.mul(attention[key], window[:, :, y, x].unsqueeze(2).unsqueeze(2), out=weighted)
             hidden.addmm_(self.weight[key], weighted.view(self.weight.shape[2], -1))
+        return hidden
+
+
+    def weigh_jointly(self, attention: Tensor, window: Tensor, offset: Tensor) -> Tensor:
+        """As `weigh`, through u: (P, S, M)."""
+        attention = rearrange(attention, 'k h m n i j -> (i j) (m n) (k h)').contiguous()            # (P, S, K²·h)
+        values = rearrange(window, 'd h y x i j -> (y x h) (i j) d').contiguous()    # (K²·h, P, d)
+        hidden = offset.repeat(*attention.shape[:2], 1)                              # (P, S, M)
+        for start in range(0, len(hidden), U_PIXELS):
+            part = slice(start, start + U_PIXELS)
+            u = values[:, part] @ self.weight_by_head                                # (K²·h, U_PIXELS or fewer, M)
+            hidden[part].baddbmm_(attention[part], u.transpose(0, 1))
         return hidden
 
 
