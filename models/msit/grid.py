@@ -296,7 +296,6 @@ class PlaneDecoder:
             hidden.addmm_(self.weight[key], weighted.view(self.weight.shape[2], -1))
         return hidden
 
-
     def weigh_jointly(self, attention: Tensor, window: Tensor, offset: Tensor) -> Tensor:
         """As `weigh`, through u: (P, S, M)."""
         attention = rearrange(attention, 'k h m n i j -> (i j) (m n) (k h)').contiguous()            # (P, S, K²·h)
