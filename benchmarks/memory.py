@@ -1,8 +1,8 @@
 """Measures the memory of upscaling against what it was allowed: python -m benchmarks.memory
 
 Each method of configs/train at full size, the shipped weights and bicubic, at several budgets, each in a process of its own.
-The process upscales a small image first, so that libraries and threads are in place. Then it notes its resident memory,
-upscales, and compares the peak, less the result. Linux only.
+The process upscales a small image first, so that libraries and threads are in place, and gives back what that freed. Then it
+notes its resident memory, upscales, and compares the peak, less the result. Linux only.
 """
 if __name__ == '__main__':  # first, for signals amid the other imports
     from common.start import guard
@@ -24,6 +24,7 @@ from common.cli import Parser, parse_memory, run
 from common.ranges import real_number, whole_number
 from engine.config import TRAIN_KEYS, load_config
 from models.contract import SRModel
+from models.memory import release_unused
 from models.upscale import encoding_stages
 from utils import ROOT, UserError
 
@@ -91,6 +92,7 @@ def measure(case: Case) -> int | str:
     with torch.no_grad():
         encoding_stages(model, lr, None)  # small images are not measured
     result = 12 * size[0] * size[1]
+    release_unused(0)  # what is kept from the small image
     before = resident('VmRSS')
     Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
     try:

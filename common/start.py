@@ -31,8 +31,8 @@ def _keep_freed_memory() -> None:
     """Lets glibc's allocator keep what tensors free, for the next ones.
 
     By default it gives large blocks back at once, and the system clears every page of the next block: a third of the time of
-    a large image (docs/speed.md). `models.memory.release_unused` gives pages back where memory is short. Settings of the
-    caller's environment stay.
+    a large image (docs/speed.md). Where memory is short, `models/memory.py` gives pages back. Settings of the caller's
+    environment stay.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
     if mallopt and not any(name.startswith('MALLOC_') or name == 'GLIBC_TUNABLES' for name in os.environ):

@@ -27,7 +27,7 @@ from torch import Tensor
 from common import coords
 from common.coords import Region
 from models.latents import LatentCache, LazyLatents
-from models.memory import PeakMeter, peak_bytes, release_unused, resident_bytes
+from models.memory import PeakMeter, peak_bytes, release_unused, resident_bytes, return_large_blocks
 from models.mirror import mirror
 from models.requests import DTYPES, kind_of
 from utils import RunError, UserError, shortened
@@ -44,6 +44,7 @@ SAMPLE_QUERIES = 256    # on which queries are measured
 AMPLE = 2 ** 15         # bytes per LR pixel: with as many in the budget, an image is encoded whole, without measuring
 CPU_CHUNK = 2 ** 24     # bytes that the queries of one chunk hold on a CPU: sized to fit its caches
 CPU_BAND = 2 ** 25      # bytes of a band of the output on a CPU: more would save nothing
+SMALL_MEMORY = 2 ** 29  # bytes: with less, no freed memory is kept
 KEPT_SHARE = 0.75       # of the memory: more than this is given back to the system, as far as it is not in use
 BAND_COPIES = 4         # of a band of the output, held while it is made, denormalised and written
 MAX_PIXELS = 2 ** 33    # of an output; in float32 they take 96 GiB
@@ -106,6 +107,8 @@ def upscale_parts(model: 'SRModel', image: Any, size: tuple[int, int], write: Ca
     with _inference(model):
         lr, rows, columns, cell = _request(model, image, size)
         regions, memory = plan_regions(model, lr, size, memory, halo)
+        if memory < SMALL_MEMORY:
+            return_large_blocks()
         limit = resident_bytes() + int(KEPT_SHARE * memory) if len(regions) > 1 else sys.maxsize
         for region in regions:
             latent = model.encode(lr, region, halo)

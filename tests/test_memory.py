@@ -42,7 +42,8 @@ def test_every_registered_model_is_measured():
     assert {ALIASES.get(name, name) for name in MODELS.entries} == measured
 
 
-FAULTS = ('import resource\n{guard}'
+GUARD = 'from common.start import guard\nguard()\n'
+FAULTS = ('import resource\n{first}'
           "def faults():\n    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
           "b'x' * 2 ** 26\nbefore = faults()\n"
           "for _ in range(10):\n    b'x' * 2 ** 26\n"
@@ -52,13 +53,13 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='glibc alon
 
 
 @glibc
-@pytest.mark.parametrize('guard, settings, cleared', [
-    ('', {}, True), ('from common.start import guard\nguard()\n', {}, False),
-    ('from common.start import guard\nguard()\n', {'MALLOC_ARENA_MAX': '2'}, True)])
-def test_commands_keep_freed_memory(guard, settings, cleared):
+@pytest.mark.parametrize('first, settings, cleared', [
+    ('', {}, True), (GUARD, {}, False), (GUARD, {'MALLOC_ARENA_MAX': '2'}, True),
+    (f'{GUARD}from models.memory import return_large_blocks\nreturn_large_blocks()\n', {}, True)])
+def test_commands_keep_freed_memory(first, settings, cleared):
     """Ten large blocks one after another: the system clears their pages anew, unless the command keeps them."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(('MALLOC_', 'GLIBC_'))}
-    count = int(subprocess.check_output([sys.executable, '-c', FAULTS.format(guard=guard)], cwd=ROOT,
+    count = int(subprocess.check_output([sys.executable, '-c', FAULTS.format(first=first)], cwd=ROOT,
                                         env={**environment, **settings}))
     assert count > 9 * PAGES if cleared else count < PAGES
 
