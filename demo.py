@@ -60,7 +60,7 @@ def read_options() -> Namespace:
     parser.option('ensemble', action='store_true',
                   help='the average over the eight flips and rotations of the image: a little better, eight times as long')
     add_file_options(parser)
-    parser.device_options()
+    parser.device_options(apple=True)
     parser.precision_option()
     parser.kernels_option()
     options, given = parser.parse_given()
@@ -70,7 +70,7 @@ def read_options() -> Namespace:
 
 def load_model(options: Namespace) -> SRModel:
     """The model of -model on the device of -device, in the precision of -precision, with -ensemble that of eight turns."""
-    device = choose_device(options)
+    device = choose_device(options, apple=True)
     precision = choose_precision(options, device)
     network = None
     if options.config:

@@ -29,7 +29,7 @@ def main() -> None:
         print_configs(options.config, options.set)
         return
     check_source(options)
-    device = choose_device(options)
+    device = choose_device(options, apple=True)
     measures, columns = metrics.make(options.metrics), checked_columns(options.columns)
     if options.images:
         sets = folder_sets(*folders(options))
@@ -95,7 +95,7 @@ def read_options() -> argparse.Namespace:
     parser.option('save-images', action='store_true', help='keep the upscaled images in test/NAME/SET/X{scale}/; '
                                                            'measures everything again')
     parser.memory_option()
-    parser.device_options()
+    parser.device_options(apple=True)
     parser.kernels_option()
     return parser.parse_args()
 

@@ -39,8 +39,9 @@ class Parser(argparse.ArgumentParser):
         """Adds the option -name, also written --name."""
         self.add_argument(f'-{name}', f'--{name}', **settings)
 
-    def device_options(self) -> None:
-        self.option('device', metavar='NAME', help="'cpu', 'cuda' or 'cuda:N'; default: the first GPU of CUDA, else the CPU")
+    def device_options(self, apple: bool = False) -> None:
+        names = "'cpu', 'cuda', 'cuda:N' or 'mps' (a GPU of Apple)" if apple else "'cpu', 'cuda' or 'cuda:N'"
+        self.option('device', metavar='NAME', help=f'{names}; default: the first GPU of CUDA, else the CPU')
         self.option('gpu', type=whole_number(0, MAX_GPUS), metavar='N', help='the GPU to use')
 
     def precision_option(self) -> None:
@@ -85,13 +86,15 @@ def plain_name(text: str) -> str:
     return text
 
 
-def choose_device(options: argparse.Namespace, local_rank: int | None = None, tf32: bool = False) -> torch.device:
+def choose_device(options: argparse.Namespace, local_rank: int | None = None, tf32: bool = False,
+                  apple: bool = False) -> torch.device:
     """The device of -device or -gpu; without either the first GPU, or the CPU on a machine that has none.
 
     Args:
         local_rank: number of this process on its machine, which is then the number of its GPU; None for a single process.
         tf32: let GPUs round the factors of products to TF32. torch's own default is to do so in convolutions: off, a GPU's
             results are the CPU's to rounding.
+        apple: whether the command can use a GPU of Apple, which computes no float64.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     if local_rank is not None and options.device != 'cpu':
@@ -105,9 +108,11 @@ def choose_device(options: argparse.Namespace, local_rank: int | None = None, tf
         if not match:
             raise UserError(f"-device {shortened(options.device, quotes=False)}: no such device, expected 'cpu', 'cuda' or "
                             "'cuda:N'")
-        if options.device == 'mps':
-            raise UserError('-device mps: coordinates are computed in float64, which the GPUs of Apple do not have; leave '
-                            '-device out')
+        if options.device == 'mps' and not apple:
+            raise UserError('-device mps: this command computes in float64, which the GPUs of Apple do not have; leave '
+                            '-device out (demo.py and test.py can use them)')
+        if options.device == 'mps' and not torch.backends.mps.is_available():
+            raise UserError('-device mps: this machine has no GPU of Apple that PyTorch can use; leave -device out')
         if options.device.startswith('cuda') and int(match[1] or 0) >= torch.cuda.device_count():
             raise UserError(f'-device {options.device}: this machine has {torch.cuda.device_count()} GPUs')
         return torch.device(options.device)

@@ -17,6 +17,20 @@ from torch import Tensor
 ROUNDING = 2e-7  # of coordinates in float32
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64. The GPUs of Apple do not: coordinates stay on the host there."""
+    return device.type != 'mps'
+
+
+def upload(x: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of any device on the device of `like`, in another type if one is given.
+
+    It is converted where it comes from. A GPU of CUDA is not waited for: its driver returns when it has read the host's
+    memory.
+    """
+    return x.to(dtype or x.dtype).to(like.device, non_blocking=like.device.type == 'cuda')
+
+
 def pixel_centres(n: int, device: torch.device | None = None) -> Tensor:
     """Centres of the pixels of an n-pixel axis: (n,) float64, −1 + (2i + 1)/n."""
     return (2 * torch.arange(n, device=device, dtype=torch.float64) + 1) / n - 1
@@ -87,11 +101,6 @@ def nearest_window(coord: Tensor, n: int, radius: int, cell: Tensor | None = Non
     pixel = index.unsqueeze(-1) + window                                             # (…, K)
     delta = ((coord.double() + 1) * n).unsqueeze(-1) - (2 * pixel + 1).double()      # (…, K)
     return index, delta
-
-
-def bilinear_taps(delta: Tensor) -> Tensor:
-    """Weights of pixels at offsets δ (2.0 per pixel) in a linear sample along one axis: 1 − |δ|/2, at least 0."""
-    return (1 - delta.abs() / 2).clamp(min=0)
 
 
 class Region(NamedTuple):

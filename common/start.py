@@ -16,6 +16,8 @@ def guard() -> None:
     """
     _open_closed_streams()
     _keep_freed_memory()
+    if sys.platform == 'darwin':  # what PyTorch has not written for the GPUs of Apple runs on the CPU
+        os.environ.setdefault('PYTORCH_ENABLE_MPS_FALLBACK', '1')
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and background jobs have it
             signal.signal(number, _leave)

@@ -122,14 +122,18 @@ class SRModel(nn.Module):
         raise NotImplementedError
 
     def query(self, latent: Any, coord: Tensor, cell: Tensor) -> Tensor:
-        """Normalised RGB at the queries, in coordinates of the whole image: latent, (B, Q, 2), (B, 2) → (B, Q, 3)."""
+        """Normalised RGB at the queries, in coordinates of the whole image: latent, (B, Q, 2), (B, 2) → (B, Q, 3).
+
+        For a model on a device without float64, coordinates and cell are on the host, and what follows from them in float64
+        is moved to the latent's device in its type.
+        """
         raise NotImplementedError
 
     def query_grid(self, latent: Any, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
         """Normalised RGB at the crossings of rows and columns. By default `query` is called in chunks.
 
         Args:
-            rows, columns: (h,) and (w,) float64, coordinates y and x.
+            rows, columns: (h,) and (w,) float64, coordinates y and x, on the host as the cell is.
             cell: (B, 2).
             memory: bytes that may be held, besides the result.
         Returns: (B, h, w, 3).

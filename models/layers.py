@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.coords import Region
+from common.coords import Region, upload
 from models.registries import BIASES, MLPS, Widths
 
 ACTIVATIONS = {'relu': nn.ReLU, 'gelu': nn.GELU}
@@ -101,11 +101,12 @@ class PositionalBias(nn.Module):
 
         Offsets are in units of half an LR pixel.
         """
-        exact = torch.promote_types(self.proj.weight.dtype, torch.float32)
-        with torch.autocast(delta_y.device.type, enabled=False):  # half precision would lose the high frequencies
-            sin_y, sin_x, cos_y, cos_x = self.proj.weight.to(exact).chunk(4, 1)      # (h, F) each
-            angle_y = delta_y.to(exact).unsqueeze(-1) * self.frequencies             # (…, K, F)
-            angle_x = delta_x.to(exact).unsqueeze(-1) * self.frequencies
+        weight = self.proj.weight
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        with torch.autocast(weight.device.type, enabled=False):  # half precision would lose the high frequencies
+            sin_y, sin_x, cos_y, cos_x = weight.to(exact).chunk(4, 1)                # (h, F) each
+            angle_y = upload(delta_y, weight, exact).unsqueeze(-1) * self.frequencies    # (…, K, F)
+            angle_x = upload(delta_x, weight, exact).unsqueeze(-1) * self.frequencies
             bias_y = torch.cat([angle_y.sin(), angle_y.cos()], -1) @ torch.cat([sin_y, cos_y], 1).T
             bias_x = torch.cat([angle_x.sin(), angle_x.cos()], -1) @ torch.cat([sin_x, cos_x], 1).T
             return bias_y, bias_x + self.proj.bias.to(exact)
@@ -121,7 +122,7 @@ def sample_bilinear(image: Tensor, coord: Tensor, padding: str) -> Tensor:
     Returns: (B, Q, C).
     """
     dtype = torch.promote_types(image.dtype, torch.float32)  # half precision would move a query by a tenth of a pixel
-    xy = coord.flip(-1).to(dtype).unsqueeze(1)                                       # (B, 1, Q, 2)
+    xy = upload(coord.flip(-1), image, dtype).unsqueeze(1)                           # (B, 1, Q, 2)
     samples = F.grid_sample(image.to(dtype), xy, mode='bilinear', padding_mode=padding, align_corners=False)
     return samples[:, :, 0].transpose(1, 2)                                          # (B, C, 1, Q) → (B, Q, C)
 
@@ -137,15 +138,15 @@ def bilinear_grid(image: Tensor, region: Region, rows: Tensor, columns: Tensor, 
     """
     zeros = int(padding == 'zeros')
     image = F.pad(image, (zeros,) * 4)
-    top, bottom, down = _linear_samples(rows, region.image_height, region.top, zeros)
-    left, right, along = _linear_samples(columns, region.image_width, region.left, zeros)
-    lines = torch.lerp(image[:, :, top], image[:, :, bottom], down.to(image.dtype).unsqueeze(1))     # (B, C, h, W)
-    samples = torch.lerp(lines[..., left], lines[..., right], along.to(image.dtype))                 # (B, C, h, w)
+    top, bottom, down = _linear_samples(image, rows, region.image_height, region.top, zeros)
+    left, right, along = _linear_samples(image, columns, region.image_width, region.left, zeros)
+    lines = torch.lerp(image[:, :, top], image[:, :, bottom], down.unsqueeze(1))     # (B, C, h, W)
+    samples = torch.lerp(lines[..., left], lines[..., right], along)                 # (B, C, h, w)
     return samples.permute(0, 2, 3, 1)
 
 
-def _linear_samples(coord: Tensor, n: int, start: int, zeros: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Coordinates of an n-pixel axis → the pixel before, the pixel after, and the weight of the latter.
+def _linear_samples(image: Tensor, coord: Tensor, n: int, start: int, zeros: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Coordinates of an n-pixel axis → the pixel before, the pixel after, and the weight of the latter, on `image`'s device.
 
     Pixels are counted in a map that begins with pixel `start` and has `zeros` zero pixels added at both ends. Beyond these
     the outermost pixel is repeated.
@@ -153,4 +154,5 @@ def _linear_samples(coord: Tensor, n: int, start: int, zeros: int) -> tuple[Tens
     pixel = ((coord + 1) * n - 1) / 2
     low = pixel.floor()
     first, second = low.clamp(-zeros, n - 1 + zeros), (low + 1).clamp(-zeros, n - 1 + zeros)
-    return first.long() - start + zeros, second.long() - start + zeros, pixel - low
+    around = upload(torch.stack([first, second]).long() - start + zeros, image)
+    return around[0], around[1], upload(pixel - low, image, image.dtype)

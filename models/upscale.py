@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from common import coords
-from common.coords import Region
+from common.coords import Region, has_float64, upload
 from models.latents import LatentCache, LazyLatents
 from models.memory import PeakMeter, peak_bytes, release_unused, resident_bytes, return_large_blocks
 from models.mirror import mirror
@@ -162,16 +162,14 @@ def render_window(model: 'SRModel', encoded: EncodedImage, window: tuple[float, 
     top, left, bottom, right = window
     image_height, image_width = encoded.regions[0][4:]
     with _inference(model):
-        device = model.inp_sub.device
-        rows = 2 * (top + (bottom - top) * (coords.pixel_centres(size[0], device) + 1) / 2) / image_height - 1
-        columns = 2 * (left + (right - left) * (coords.pixel_centres(size[1], device) + 1) / 2) / image_width - 1
-        cell = coords.make_cell(*size, device) * rows.new_tensor(
-            [(bottom - top) / image_height, (right - left) / image_width])
+        rows = 2 * (top + (bottom - top) * (coords.pixel_centres(size[0]) + 1) / 2) / image_height - 1
+        columns = 2 * (left + (right - left) * (coords.pixel_centres(size[1]) + 1) / 2) / image_width - 1
+        cell = coords.make_cell(*size) * rows.new_tensor([(bottom - top) / image_height, (right - left) / image_width])
         edges = [int(edge) for line, n, each in ((rows, image_height, cell[0]), (columns, image_width, cell[1]))
                  for edge in coords.nearest_index(line[[0, -1]], n, each)]
         visible = Region(edges[0], edges[1] + 1, edges[2], edges[3] + 1, image_height, image_width)
         cell, out = cell.expand(encoded.batch, 2), model.inp_sub.new_empty(encoded.batch, 3, *size)
-        memory = default_memory(device)[0] if memory is None else memory
+        memory = default_memory(out.device)[0] if memory is None else memory
         for region in encoded.regions:
             if part := region.overlap(visible):
                 for y, x, rgb in _decode_region(model, encoded.latent(region), part, rows, columns, cell, memory):
@@ -311,11 +309,12 @@ def _decode_region(model: 'SRModel', latent: Any, region: Region, rows: Tensor, 
     Yields: the rows of a band, its columns, and its RGB (B, 3, h', w') in [0, 1].
     """
     memory = int(memory * (1 - ENCODING_SHARE)) // 2  # half for the queries, half for a band of RGB
-    nearest_row = coords.nearest_index(rows, region.image_height, cell[0, 0]).cpu()
-    x = nearest_in(coords.nearest_index(columns, region.image_width, cell[0, 1]).cpu(), region.left, region.right)
+    nearest_row = coords.nearest_index(rows, region.image_height, cell[0, 0])
+    x = nearest_in(coords.nearest_index(columns, region.image_width, cell[0, 1]), region.left, region.right)
     start, stop = region.top, region.bottom
     per_line = 4 * 3 * BAND_COPIES * len(cell) * (x.stop - x.start) * -(-len(rows) // (stop - start))  # bytes, at most
-    largest = min(memory, CPU_BAND) if rows.device.type == 'cpu' and not model.whole_grid else memory
+    on_cpu = model.inp_sub.device.type == 'cpu'
+    largest = min(memory, CPU_BAND) if on_cpu and not model.whole_grid else memory
     step = max(1, largest // per_line)
     if model.whole_grid and model.reach is None:
         step = stop - start
@@ -339,11 +338,22 @@ def nearest_in(nearest: Tensor, start: int, stop: int) -> slice:
 
 def query_in_chunks(model: 'SRModel', latent: Any, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
     """`SRModel.query_grid` by `query`: in chunks that fit into the memory and, on CPUs, into the caches."""
-    grid = torch.cartesian_prod(rows, columns).view(-1, 2).expand(len(cell), -1, 2)  # (B, h·w, 2)
-    memory = min(memory, CPU_CHUNK) if rows.device.type == 'cpu' else memory
+    grid, cell = grid_queries(rows, columns, cell, model.inp_sub)
+    memory = min(memory, CPU_CHUNK) if model.inp_sub.device.type == 'cpu' else memory
     chunk = queries_at_once(lambda coord: model.query(latent, coord, cell), grid, memory)
     rgb = torch.cat([model.query(latent, coord, cell) for coord in grid.split(chunk, 1)], 1)
     return rgb.unflatten(1, (-1, len(columns)))                                      # (B, h, w, 3)
+
+
+def grid_queries(rows: Tensor, columns: Tensor, cell: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The crossings of rows (h,) and columns (w,), (B, h·w, 2), and the cell (B, 2), as `SRModel.query` takes them.
+
+    Args:
+        like: a tensor of the model.
+    """
+    if has_float64(like.device):
+        rows, columns, cell = (upload(x, like) for x in (rows, columns, cell))
+    return torch.cartesian_prod(rows, columns).view(-1, 2).expand(len(cell), -1, 2), cell
 
 
 def queries_at_once(ask: Callable[[Tensor], Any], coord: Tensor, memory: int) -> int:
@@ -411,7 +421,7 @@ def _request(model: 'SRModel', image: Any, size: tuple[int, int]) -> tuple[Tenso
     """What is asked of the model, in its units.
 
     Returns: LR (B, 3, H, W), normalised; the coordinates of the output's rows (h,) and columns (w,) and the cell (B, 2),
-        float64, in coordinates of LR.
+        float64, in coordinates of LR, on the host: it decides where bands and blocks begin.
     Raises: UserError unless this model can upscale the image to `size`.
     """
     lr = model.normalise_lr(lr_batch(model, image))
@@ -422,8 +432,8 @@ def _request(model: 'SRModel', image: Any, size: tuple[int, int]) -> tuple[Tenso
     if model.fixed_scale and (height, width) != tuple(model.fixed_scale * side for side in lr.shape[2:]):
         raise UserError(f'upscale: this model upscales by exactly {model.fixed_scale}; {lr.shape[2]}x{lr.shape[3]} '
                         f'to {height}x{width} needs an arbitrary-scale model')
-    rows, columns = coords.pixel_centres(height, lr.device), coords.pixel_centres(width, lr.device)
-    cell = coords.make_cell(height, width, lr.device).expand(len(lr), 2)
+    rows, columns = coords.pixel_centres(height), coords.pixel_centres(width)
+    cell = coords.make_cell(height, width).expand(len(lr), 2)
     mirrored = getattr(getattr(model, 'encoder', None), 'mirrored', 1)
     if mirrored > 1:
         larger = mirror(lr, mirrored, 1)

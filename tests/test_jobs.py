@@ -301,12 +301,6 @@ def test_what_a_device_or_model_cannot_do_is_refused(upscale, monkeypatch, words
     assert done.status == 2 and said in done.err and done.err.count('\n') == 1 and not Path('b.png').exists()
 
 
-def test_no_apple_gpu(monkeypatch, capsys):
-    """Which would end with a TypeError of torch at the first coordinate."""
-    done = call(demo.main, ('-model', 'bicubic', '-device', 'mps'), capsys, monkeypatch)
-    assert done.status == 2 and done.err.startswith('error: -device mps: coordinates are computed in float64')
-
-
 def test_the_device_is_named_and_half_precision_used(upscale, monkeypatch):
     image('a.png')
     asked = []

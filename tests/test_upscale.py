@@ -302,11 +302,11 @@ def test_queries_of_an_lr_pixel_in_parts_make_the_same_grid(monkeypatch, longest
 def test_lines_are_grouped_by_how_many_share_an_lr_line(monkeypatch):
     index = torch.tensor([0, 0, 1, 2, 2, 4, 4, 4, 4, 4, 4, 4])
     monkeypatch.setattr(grid, 'LONGEST', 3)
-    groups = grid.group_by_count(index, torch.arange(12.)[:, None], torch.arange(12.)[:, None])
+    groups = grid.group_by_count(index, torch.arange(12.)[:, None] / 6, torch.arange(12.)[:, None], 3.0)
     assert [(lines.lr.tolist(), lines.out.tolist()) for lines in groups] == [
         ([1, 4], [[2], [11]]), ([0, 2], [[0, 1], [3, 4]]), ([4, 4], [[5, 6, 7], [8, 9, 10]])]
     for lines_ in groups:
-        assert torch.equal(lines_.taps.squeeze(-1), lines_.out.float())
+        np.testing.assert_allclose(lines_.taps.squeeze(-1), 3 - lines_.out / 4, atol=1e-6)
         assert torch.equal(lines_.bias.squeeze(-1), lines_.out.float())
 
 
@@ -332,14 +332,18 @@ def test_a_grid_by_hand():
 # bilinear samples
 
 def test_bilinear_taps_are_the_hat_function():
+    def taps(delta):
+        group, = grid.group_by_count(torch.arange(len(delta)), delta, delta, 1.0)
+        return group.taps.squeeze(1)
+
     delta = torch.tensor([-3, -2, -1.5, -1, -0.5, 0, 0.25, 1, 2, 2.5], dtype=torch.float64)
-    assert coords.bilinear_taps(delta).tolist() == [0, 0, 0.25, 0.5, 0.75, 1, 0.875, 0.5, 0, 0]
+    assert taps(delta[:, None]).flatten().tolist() == [0, 0, 0.25, 0.5, 0.75, 1, 0.875, 0.5, 0, 0]
     generator = torch.Generator().manual_seed(0)
     offset = torch.rand(50, generator=generator, dtype=torch.float64) * 2 - 1  # of a query to its nearest pixel: ±1 at most
     around = torch.stack([offset + 2, offset, offset - 2], 1)
     values = torch.rand(3, generator=generator, dtype=torch.float64)
     expected = np.interp(offset.numpy(), [-2, 0, 2], values.numpy())
-    np.testing.assert_allclose((coords.bilinear_taps(around) @ values).numpy(), expected, atol=1e-15)
+    np.testing.assert_allclose((taps(around) @ values).numpy(), expected, atol=1e-15)
 
 
 @pytest.mark.parametrize('height, width, size', [

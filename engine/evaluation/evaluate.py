@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from common.arrays import to_tensor
+from common.coords import has_float64
 from common.scales import AnyScale, scale_text
 from datasets.evaluation import Evaluation, Pair
 from engine.distributed import ALONE, World
@@ -61,9 +62,9 @@ def measure(predict: Callable[[Pair, tuple[int, int]], torch.Tensor], dataset: E
     per_image: list[dict[str, Any]] = []
     seconds: list[float] = []
     for pair in dataset.pairs(scale, slice(world.rank, None, world.size)):
-        target = to_tensor(pair.hr).to(device)                                       # (3, H, W)
+        target = to_tensor(pair.hr).to(device if has_float64(device) else 'cpu')     # (3, H, W)
         start = time.perf_counter()
-        prediction = predict(pair, (target.shape[1], target.shape[2]))
+        prediction = predict(pair, (target.shape[1], target.shape[2])).to(target.device)
         if device.type == 'cuda':
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from common import coords
-from common.coords import Region
+from common.coords import Region, upload
 from models.contract import SRModel
 from models.registries import register
 
@@ -77,7 +77,7 @@ class Bicubic(SRModel):
         side = latent.like.shape
         grid = self.resize(latent, (height, width), (0, 0, side[3], side[2]))        # (B, h, w, 3)
         y, x = coords.nearest_index(coord[..., 0], height), coords.nearest_index(coord[..., 1], width)   # (B, Q)
-        return grid.flatten(1, 2).gather(1, (y * width + x).unsqueeze(-1).expand(-1, -1, 3))
+        return grid.flatten(1, 2).gather(1, upload(y * width + x, grid).unsqueeze(-1).expand(-1, -1, 3))
 
 
 def _resized(image: Image.Image, size: tuple[int, int], region: Region,

@@ -87,15 +87,15 @@ class CiaoSR(FeatureDecoder):
         return Latent(lr, pixel_rows(keys), pixel_rows(values), region)
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
-        region, dtype = latent.region, latent.keys.dtype
+        region = latent.region
         size = cell.new_tensor([region.image_height, region.image_width])
         near = neighbours(coord, region, True, (1 - cell) / (size - 1).clamp(min=1))
-        nearest = neighbours(coord, region, False, cell=cell).row.squeeze(2)         # (B, Q)
+        nearest = neighbours(coord, region, False, cell=cell)                        # N = 1
         relative = relative_cell(cell, region.image_height, region.image_width)[:, None, None].expand_as(near.offset)
-        place = torch.cat([near.offset, relative], -1).to(dtype)                     # (B, Q, N, 4)
-        keys, values = (F.embedding(near.row, rows) for rows in (latent.keys, latent.values))
+        place = torch.cat([near.offset, relative], -1).to(latent.keys)               # (B, Q, N, 4)
+        keys, values = near.of(latent.keys), near.of(latent.values)
         keys = keys * self.imnet_k(torch.cat([keys, place], -1))                     # (B, Q, N, 9F)
         values = values * self.imnet_v(torch.cat([values, place], -1))               # (B, Q, N, 10F)
-        logits = (F.embedding(nearest, latent.keys).unsqueeze(2) * keys).sum(-1, keepdim=True)
+        logits = (nearest.of(latent.keys) * keys).sum(-1, keepdim=True)              # (B, Q, N, 1)
         attended = (logits.softmax(2) * values).sum(2)                               # (B, Q, 10F)
         return self.imnet_q(attended) + sample_bilinear(latent.lr, region.local(coord), 'border')

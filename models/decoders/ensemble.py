@@ -5,10 +5,11 @@ Shapes: B batch, C channels, H×W the LR grid, Q queries, N neighbours of a quer
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from common.coords import Region, nearest_index
+from common.coords import Region, nearest_index, upload
 
 SHIFT = 1e-6      # of all neighbours: a query halfway between two pixels goes to the second one
 SMALLEST = 1e-9   # added to distances, against 0/0
@@ -25,9 +26,13 @@ class Neighbours(NamedTuple):
     offset: Tensor
     weight: Tensor
 
+    def of(self, rows: Tensor) -> Tensor:
+        """The neighbours' rows of a map, (B·H·W, C) → (B, Q, N, C)."""
+        return F.embedding(upload(self.row, rows), rows)
+
     def blend(self, x: Tensor) -> Tensor:
         """The weighted sum over the neighbours, (B, Q, N, C) → (B, Q, C)."""
-        return (self.weight.to(x.dtype).unsqueeze(-1) * x).sum(2)
+        return (upload(self.weight, x, x.dtype).unsqueeze(-1) * x).sum(2)
 
 
 def pixel_rows(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from common import coords
-from common.coords import Region
+from common.coords import Region, upload
 from models.contract import SRModel
 from models.registries import ENCODERS, register
 
@@ -40,19 +40,19 @@ class FixedScale(SRModel):
 
     def query(self, latent: Upsampled, coord: Tensor, cell: Tensor) -> Tensor:
         """The pixels of the network's output that are nearest to the coordinates; `cell` has no effect."""
-        y, x = self.pixels(latent.region, coord[..., 0], coord[..., 1])              # (B, Q)
+        y, x = self.pixels(latent, coord[..., 0], coord[..., 1])                     # (B, Q)
         index = (y * latent.rgb.shape[3] + x).unsqueeze(1).expand(-1, 3, -1)
         return latent.rgb.flatten(2).gather(2, index).transpose(1, 2)                # (B, Q, 3)
 
     def query_grid(self, latent: Upsampled, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
-        y, x = self.pixels(latent.region, rows, columns)
+        y, x = self.pixels(latent, rows, columns)
         return rearrange(latent.rgb[:, :, y[:, None], x], 'b c h w -> b h w c')
 
-    def pixels(self, region: Region, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def pixels(self, latent: Upsampled, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Indices in the output of a region: the pixels nearest to the coordinates."""
-        scale = self.encoder.scale
-        return (coords.nearest_index(y, scale * region.image_height) - scale * region.top,
-                coords.nearest_index(x, scale * region.image_width) - scale * region.left)
+        scale, region = self.encoder.scale, latent.region
+        return (upload(coords.nearest_index(y, scale * region.image_height) - scale * region.top, latent.rgb),
+                upload(coords.nearest_index(x, scale * region.image_width) - scale * region.left, latent.rgb))
 
 
 @register('edsr-baseline')

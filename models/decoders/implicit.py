@@ -76,9 +76,9 @@ class LocalImplicitFunction(FeatureDecoder):
         near = neighbours(coord, region, self.local_ensemble, cell=cell)
         cell = relative_cell(cell, region.image_height, region.image_width).to(first.weight)         # (B, 2)
         position = self.position(near.offset, cell).to(first.weight)                 # (B, Q, N, P)
-        with torch.autocast(coord.device.type, enabled=False):  # half precision would blur positions
+        with torch.autocast(position.device.type, enabled=False):  # half precision would blur positions
             _, of_position, of_cell = first.weight.split([self.unfolded, self.position_dim, 2 * self.cell_decode], 1)
             common = F.linear(cell, of_cell, first.bias) if self.cell_decode else first.bias.unsqueeze(0)
             x = F.linear(position, of_position) + common[:, None, None]              # (B, Q, N, M)
-        x = x + F.embedding(near.row, latent.rows)
+        x = x + near.of(latent.rows)
         return near.blend(self.decode(x, position))                                  # (B, Q, 3)

@@ -9,7 +9,6 @@ Shapes: B batch, H×W the LR grid, F encoder channels, D hidden_dim, Q queries, 
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.coords import Region, relative_cell
@@ -69,11 +68,11 @@ class TextureEstimator(FeatureDecoder):
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         near = neighbours(coord, latent.region, local_ensemble=True)                 # N = 4
         phase = self.phase_of(latent.region, cell)                                   # (B, 1, 1, D/2)
-        along_y, along_x = F.embedding(near.row, latent.frequencies).chunk(2, -1)    # (B, Q, N, D/2) each
+        along_y, along_x = near.of(latent.frequencies).chunk(2, -1)                  # (B, Q, N, D/2) each
         y, x = near.offset.to(phase).split(1, -1)                                    # (B, Q, N, 1) each
         angle = torch.pi * (along_y * y + along_x * x + phase)
         waves = torch.cat([angle.cos(), angle.sin()], -1)                            # (B, Q, N, D)
-        rgb = self.decode(F.embedding(near.row, latent.amplitudes) * waves)          # (B, Q, N, 3)
+        rgb = self.decode(near.of(latent.amplitudes) * waves)                        # (B, Q, N, 3)
         return near.blend(rgb) + sample_bilinear(latent.lr, latent.region.local(coord), 'border')
 
     def phase_of(self, region: Region, cell: Tensor) -> Tensor:
@@ -81,8 +80,9 @@ class TextureEstimator(FeatureDecoder):
         relative = relative_cell(cell, region.image_height, region.image_width)      # (B, 2): 2/s of each axis
         if self.scale_max is not None:
             relative = relative.clamp(min=2 / self.scale_max)
-        with torch.autocast(cell.device.type, enabled=False):
-            return self.phase(relative.to(self.phase.weight))[:, None, None]
+        relative = relative.to(self.phase.weight)
+        with torch.autocast(relative.device.type, enabled=False):
+            return self.phase(relative)[:, None, None]
 
 
 @register('lte')

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.coords import Region, nearest_index
+from common.coords import Region, nearest_index, upload
 from models.decoders.base import FeatureDecoder
 from models.decoders.ensemble import SHIFT, pixel_rows
 from models.layers import MLP
@@ -54,16 +54,17 @@ class MetaSR(FeatureDecoder):
         return Latent(pixel_rows(x), region)
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
-        region, dtype = latent.region, self.inp_sub.dtype
+        region = latent.region
         corner = coord.double() - cell.double().unsqueeze(1) / 2                     # (B, Q, 2), top left of the HR pixel
         y, offset_y = holding_line(corner[..., 0], region.image_height)              # (B, Q)
         x, offset_x = holding_line(corner[..., 1], region.image_width)
         size = (cell[:, :1] * region.image_height / 2).expand_as(y)                  # 1/scale, of the height
         height, width = region.bottom - region.top, region.right - region.left
         image = torch.arange(len(coord), device=coord.device).unsqueeze(1)
-        rows = (image * height + y - region.top) * width + x - region.left           # (B, Q)
-        with torch.autocast(coord.device.type, enabled=False):  # half precision would blur positions
-            hidden = self.imnet.layers[:-1](torch.stack([offset_y, offset_x, size], -1).to(dtype))   # (B, Q, M)
+        rows = upload((image * height + y - region.top) * width + x - region.left, latent.rows)      # (B, Q)
+        place = torch.stack([offset_y, offset_x, size], -1).to(self.inp_sub)         # (B, Q, 3)
+        with torch.autocast(place.device.type, enabled=False):  # half precision would blur positions
+            hidden = self.imnet.layers[:-1](place)                                   # (B, Q, M)
         products = F.embedding(rows, latent.rows).unflatten(2, (-1, 3))              # (B, Q, M + 1, 3)
         return (hidden.unsqueeze(2).to(products) @ products[:, :, :-1]).squeeze(2) + products[:, :, -1]
 

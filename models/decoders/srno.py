@@ -22,7 +22,7 @@ from models.decoders.ensemble import neighbours, pixel_rows
 from models.encoders.base import make_encoder
 from models.layers import sample_bilinear
 from models.registries import Depth, EncoderSpec, register
-from models.upscale import queries_at_once
+from models.upscale import grid_queries, queries_at_once
 
 
 class Latent(NamedTuple):
@@ -110,8 +110,8 @@ class SRNO(SRModel):
     def query_grid(self, latent: Latent, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
         """A block needs of all queries only a sum, so chunks are exact: one pass over the grid for each block's sum, and one
         for the output."""
-        batch, queries = len(cell), len(rows) * len(columns)
-        grid = torch.cartesian_prod(rows, columns).expand(batch, -1, 2)              # (B, h·w, 2)
+        queries = len(rows) * len(columns)
+        grid, cell = grid_queries(rows, columns, cell, latent.rows)                  # (B, h·w, 2)
         parts = grid.split(queries_at_once(lambda coord: self.query(latent, coord, cell), grid, memory), 1)
         if len(parts) == 1:
             return self.query(latent, grid, cell).unflatten(1, (-1, len(columns)))
@@ -133,7 +133,7 @@ class SRNO(SRModel):
         """The input of the blocks, for each query alone: (B, Q, 2), (B, 2) → (B, C, 1, Q)."""
         region = Region.whole(*latent.lr.shape[2:])
         near = neighbours(coord, region, local_ensemble=True)
-        features = near.weight.to(latent.rows).unsqueeze(-1) * F.embedding(near.row, latent.rows)    # (B, Q, N, F)
+        features = near.weight.to(latent.rows).unsqueeze(-1) * near.of(latent.rows)  # (B, Q, N, F)
         cell = relative_cell(cell, region.image_height, region.image_width)          # (B, 2)
         if self.scale_max is not None:
             cell = cell.clamp(min=2 / self.scale_max)

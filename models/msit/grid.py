@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from common.coords import bilinear_taps, nearest_window, pixel_offsets
+from common.coords import nearest_window, pixel_offsets, upload
 from models.layers import MLP
 from models.memory import peak_bytes
 from models.msit.mssa import LocalAttention, Maps
@@ -66,10 +66,10 @@ def decode_grid(mssa: LocalAttention, imnet: MLP, maps: Maps, rows: Tensor, colu
     """MSSA and the decoder at the crossings of rows and columns.
 
     Args:
-        rows, columns: coordinates y and x, (h,) and (w,) float64, increasing.
+        rows, columns: coordinates y and x, (h,) and (w,) float64, increasing, on the host: no device is waited for.
         common: (B, S) inputs of the decoder that are equal for all queries of an image, or None.
         memory: bytes that may be held, besides the result.
-        cell: (B, 2), which decides between two LR pixels that are equally near.
+        cell: (B, 2), on the host, which decides between two LR pixels that are equally near.
     Returns: (B, h, w, 3).
     """
     kind = PlaneDecoder if PlaneDecoder.suits(mssa, maps) else JointDecoder
@@ -78,7 +78,7 @@ def decode_grid(mssa: LocalAttention, imnet: MLP, maps: Maps, rows: Tensor, colu
     region, padding, on_cpu = maps.region, mssa.padding, maps.values.device.type == 'cpu'
     batch = len(maps.values) // ((region.bottom - region.top + 2 * padding) * (region.right - region.left + 2 * padding))
     exact = torch.promote_types(maps.values.dtype, torch.float32)
-    out = rows.new_empty(batch, len(rows), len(columns), 3, dtype=exact)
+    out = maps.values.new_empty(batch, len(rows), len(columns), 3, dtype=exact)
     blocks = []
     for ys in by_row:
         for xs in by_column:
@@ -325,23 +325,29 @@ def group_lines(mssa: LocalAttention, maps: Maps, rows: Tensor, columns: Tensor,
     bias_x = bias_x.transpose(1, 2).unsqueeze(2).expand(-1, -1, size, -1).flatten(2)
     near = slice(radius - 1, radius + 2)
     scale = (maps.values.shape[1] // mssa.heads) ** -0.5  # of the logits
-    return (group_by_count(index_y, bilinear_taps(delta_y[:, near]) * scale, bias_y),
-            group_by_count(index_x, bilinear_taps(delta_x[:, near]), bias_x))
+    return group_by_count(index_y, delta_y[:, near], bias_y, scale), group_by_count(index_x, delta_x[:, near], bias_x, 1)
 
 
-def group_by_count(index: Tensor, taps: Tensor, bias: Tensor) -> list[Lines]:
-    """Groups N output lines by how many have the same nearest LR line; `index` (N,), these LR lines, is ascending.
+def group_by_count(index: Tensor, delta: Tensor, bias: Tensor, factor: float) -> list[Lines]:
+    """Groups N output lines by how many have the same nearest LR line. One of more than LONGEST output lines appears
+    several times.
 
-    An LR line of more than LONGEST output lines appears several times.
+    Args:
+        index: (N,), the nearest LR lines, ascending, on the host.
+        delta: (N, 3), offsets to the LR lines before, at and after (2.0 per line), on the host.
+        bias: (N, h, K²), on the device of the lines that are returned.
+        factor: of the taps, the weights of linear samples.
     """
-    place = torch.arange(len(index), device=index.device) - torch.searchsorted(index, index)     # among those of an LR line
+    taps = (1 - delta.abs() / 2).clamp(min=0) * factor
+    place = torch.arange(len(index)) - torch.searchsorted(index, index)              # among those of an LR line
     (lines, _), counts = torch.stack([index, place // LONGEST]).unique_consecutive(return_counts=True, dim=1)
     first = counts.cumsum(0) - counts
     groups = []
     for count in counts.unique().tolist():
         equal = counts == count
-        out = first[equal].unsqueeze(1) + torch.arange(count, device=index.device)   # (I, m)
-        groups.append(Lines(lines[equal], out, taps[out].to(bias), bias[out]))
+        out = first[equal].unsqueeze(1) + torch.arange(count)                        # (I, m)
+        place_out = upload(out, bias)
+        groups.append(Lines(upload(lines[equal], bias), place_out, upload(taps[out], bias, bias.dtype), bias[place_out]))
     return groups
 
 

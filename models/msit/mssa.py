@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.coords import Region, nearest_window, pixel_offsets
+from common.coords import Region, nearest_window, upload
 from models.layers import MLP
 from models.msit import fused
 from models.msit.msc import MSC
@@ -132,9 +132,10 @@ class LocalAttention(nn.Module):
         bias_y, bias_x = self.position_bias(delta_y, delta_x)                        # (B, Q, K, h)
         bias = (bias_y.unsqueeze(3) + bias_x.unsqueeze(2)).flatten(2, 3)             # (B, Q, K², h), y before x
 
-        window = pixel_offsets(self.radius, coord.device)                            # (K², 2)
-        image = torch.arange(coord.shape[0], device=coord.device).view(-1, 1, 1)
-        index = self.pixel_index(region, image, centre_y.unsqueeze(2) + window[:, 0], centre_x.unsqueeze(2) + window[:, 1])
+        window = torch.arange(-self.radius, self.radius + 1, device=coord.device)    # (K,)
+        image = torch.arange(coord.shape[0], device=coord.device).view(-1, 1, 1, 1)
+        y, x = centre_y[..., None, None] + window[:, None], centre_x[..., None, None] + window       # (B, Q, K, 1 or K)
+        index = upload(self.pixel_index(region, image, y, x).flatten(2), maps.keys)  # (B, Q, K²)
         if self.fused and fused.available(maps.keys):
             products = fused.query_key_products(self.sample_queries(maps, coord), maps.keys, index, self.heads)
         else:
@@ -152,9 +153,9 @@ class LocalAttention(nn.Module):
         corner_y, corner_x = y.floor() + corner // 2, x.floor() + corner % 2         # (B, Q, 4)
         weight = (1 - (y - corner_y).abs()) * (1 - (x - corner_x).abs())             # (B, Q, 4)
         image = torch.arange(coord.shape[0], device=coord.device).view(-1, 1, 1)
-        index = self.pixel_index(maps.region, image, corner_y.long(), corner_x.long())
+        index = upload(self.pixel_index(maps.region, image, corner_y.long(), corner_x.long()), maps.queries)
         values = F.embedding(index, maps.queries)                                    # (B, Q, 4, C)
-        return (weight.to(values.dtype).unsqueeze(-1) * values).sum(2)
+        return (upload(weight, values, values.dtype).unsqueeze(-1) * values).sum(2)
 
 
 class MSSA(LocalAttention):
