@@ -307,6 +307,7 @@ def _decode_region(model: 'SRModel', latent: Any, region: Region, rows: Tensor, 
     """The output pixels whose nearest LR pixel lies in the region, band by band.
 
     Yields: the rows of a band, its columns, and its RGB (B, 3, h', w') in [0, 1].
+    Raises: RunError after the last band where one was not finite: a GPU is not waited for between them.
     """
     memory = int(memory * (1 - ENCODING_SHARE)) // 2  # half for the queries, half for a band of RGB
     nearest_row = coords.nearest_index(rows, region.image_height, cell[0, 0])
@@ -318,14 +319,16 @@ def _decode_region(model: 'SRModel', latent: Any, region: Region, rows: Tensor, 
     step = max(1, largest // per_line)
     if model.whole_grid and model.reach is None:
         step = stop - start
+    extremes: list[Tensor] = []
     for top in range(start, stop, step):
         y = nearest_in(nearest_row, top, min(top + step, stop))
         if y.stop > y.start and x.stop > x.start:
             rgb = model.query_grid(latent, rows[y], columns[x], cell, memory)        # (B, h', w', 3)
             rgb = model.denormalise_rgb(rgb)
-            if not torch.stack(rgb.aminmax()).isfinite().all():
-                raise RunError('upscale: the output is not finite; the weights are damaged or do not suit this precision')
+            extremes += rgb.aminmax()
             yield y, x, rearrange(rgb.clamp_(0, 1).to(model.inp_sub), 'b h w c -> b c h w')
+    if extremes and not torch.stack(extremes).isfinite().all():
+        raise RunError('upscale: the output is not finite; the weights are damaged or do not suit this precision')
 
 
 def nearest_in(nearest: Tensor, start: int, stop: int) -> slice:

@@ -11,6 +11,7 @@ from common.cli import choose_device
 from datasets import protocols
 from datasets.evaluation import Pair
 from engine.evaluation.evaluate import evaluate_scale
+from models import upscale
 from models.flips import SelfEnsemble
 from utils import UserError
 
@@ -52,13 +53,16 @@ def test_windows_and_the_ensemble_of_turns(name):
 
 @pytest.mark.parametrize('scale', [2, 3.5])
 @pytest.mark.parametrize('side', [12, 40])
-def test_the_host_waits_for_one_answer_a_band(side, scale):
-    """Whether the output is finite. An image that is there needs three more, for its range."""
+def test_the_host_waits_once_however_many_bands(side, scale, monkeypatch):
+    """For whether the output is finite. An image that is there needs three more, for its range."""
+    monkeypatch.setattr(upscale, 'BAND_COPIES', 2 ** 20)
     model, lr = variant('msit', 0).use_kernels(False), torch.rand(1, 3, side, side)
     size = (round(scale * side), round(scale * side))
     with OtherDevice() as device:
-        put_there(model).upscale(lr, size)
-        assert device.waits == ['_local_scalar_dense']
+        put_there(model)
+        bands = []
+        model.upscale_parts(lr, size, lambda *part: bands.append(part))
+        assert len(bands) > 5 and device.waits == ['_local_scalar_dense']
         device.waits.clear()
         model.upscale(lr.to(DEVICE), size)
         assert device.waits == ['_local_scalar_dense'] * 4
