@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from common.coords import Region, nearest_index, pixel_centres, relative_cell
+from common.coords import Region, nearest_index, pixel_centres, relative_cell, upload
 from models.decoders.base import FeatureDecoder
 from models.encoders.base import conv3x3
 from models.layers import MLP, bilinear_grid, sample_bilinear
@@ -173,4 +173,5 @@ class CLIT(FeatureDecoder):
 
     def relative_cell(self, region: Region, cell: Tensor) -> Tensor | None:
         """(B, 2) → (B, 2): see `coords.relative_cell`, on the grid of `region`; None without `is_cell`."""
-        return relative_cell(cell, region.image_height, region.image_width).to(self.inp_sub) if self.cell_decode else None
+        relative = relative_cell(cell, region.image_height, region.image_width)
+        return upload(relative, self.inp_sub, self.inp_sub.dtype) if self.cell_decode else None

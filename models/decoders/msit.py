@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from common.coords import Region, relative_cell
+from common.coords import Region, relative_cell, upload
 from models.contract import SRModel
 from models.encoders.base import make_encoder
 from models.layers import bilinear_grid, sample_bilinear
@@ -94,14 +94,14 @@ class MSIT(SRModel):
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         region = latent.maps.region
-        relative = relative_cell(cell, region.image_height, region.image_width).to(self.inp_sub)     # (B, 2)
+        relative = upload(relative_cell(cell, region.image_height, region.image_width), self.inp_sub, self.inp_sub.dtype)
         x = self.mssa.decode(self.imnet, latent.maps, coord, relative if self.cell_decode else None,
                              cell)                                                   # (B, Q, 3)
         return x + sample_bilinear(latent.lr, region.local(coord), 'border')
 
     def query_grid(self, latent: Latent, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
         region = latent.maps.region
-        relative = relative_cell(cell, region.image_height, region.image_width).to(self.inp_sub)     # (B, 2)
+        relative = upload(relative_cell(cell, region.image_height, region.image_width), self.inp_sub, self.inp_sub.dtype)
         x = decode_grid(self.mssa, self.imnet, latent.maps, rows, columns, relative if self.cell_decode else None, memory,
                         cell)
         return x + bilinear_grid(latent.lr, region, rows, columns)                   # (B, h, w, 3)
