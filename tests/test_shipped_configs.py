@@ -183,7 +183,7 @@ def test_the_race_is_fair(method):
     assert config.pop('lr_factors', None) == ({bias: 100} if bias else None)
     del config['model'], other['model'], other['lr_factors']
     assert config == other and (config['optimizer']['name'], config['seed']) == ('muon', 0)
-    assert config['epoch_max'] * config['train_dataset']['epoch_batches'] == 15_000
+    assert config['epoch_max'] * config['train_dataset']['epoch_batches'] == 10_000
 
 
 def test_the_race_of_second_stages_is_about_rim_alone():
