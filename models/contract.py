@@ -60,6 +60,10 @@ class Encoder(nn.Module):
         Args:
             halo: LR pixels around the region that are read, at most `reach`. The default, `reach`, is exact.
         """
+        # on CPUs convolutions are faster in channels last, what follows them is not (docs/speed.md)
+        channels_last = lr.device.type == 'cpu' and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+        if channels_last:
+            lr = lr.contiguous(memory_format=torch.channels_last)
         if region is None or self.reach is None:
             x = self.features(lr if self.multiple == 1 else mirror(lr, self.multiple))
             region = Region.whole(*lr.shape[2:]) if region is None and self.multiple > 1 else region
@@ -68,10 +72,10 @@ class Encoder(nn.Module):
             outer = region.grow(self.reach if halo is None else min(halo, self.reach), self.multiple)
             x = self.features(mirror(outer.of(lr), self.multiple))
             top, left = outer.top, outer.left
-        if region is None:
-            return x
-        top, left = self.scale * (region.top - top), self.scale * (region.left - left)
-        return x[:, :, top:top + self.scale * region.height, left:left + self.scale * region.width]
+        if region is not None:
+            top, left = self.scale * (region.top - top), self.scale * (region.left - left)
+            x = x[:, :, top:top + self.scale * region.height, left:left + self.scale * region.width]
+        return x.contiguous() if channels_last else x
 
 
 class SRModel(nn.Module):

@@ -1,5 +1,8 @@
-"""What commands import before they work: nothing that they do not need, since imports take longer than a small image."""
+"""What commands import before they work: nothing that they do not need, since imports take longer than a small image; and
+how their threads wait."""
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +48,16 @@ def test_making_a_network_does_not_import_the_compiler(tmp_path):
             "    models.make(load_config(file, TRAIN_KEYS)['model'])")
     found = imported_by(code, tmp_path)
     assert {'models.decoders.clit', 'models.decoders.msit'} <= found and not found & {'torch._dynamo', 'triton', 'timm'}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason="GNU's OpenMP comes with PyTorch for Linux")
+@pytest.mark.parametrize('settings, turns', [({}, '1000'), ({'GOMP_SPINCOUNT': '77'}, '77'),
+                                             ({'OMP_WAIT_POLICY': 'PASSIVE'}, '0')])
+def test_waiting_threads_sleep_soon(settings, turns):
+    """As the OpenMP that PyTorch has loaded prints it: the setting must be there before."""
+    kept = {name: value for name, value in os.environ.items() if name not in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')}
+    code = f'import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom common.start import guard\nguard()\nimport torch'
+    process = subprocess.run([sys.executable, '-c', code], env={**kept, **settings, 'OMP_DISPLAY_ENV': 'VERBOSE'},
+                             capture_output=True, text=True, timeout=300)
+    assert re.search(r"GOMP_SPINCOUNT = '(\d+)'", process.stderr).group(1) == turns
