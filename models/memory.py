@@ -27,6 +27,10 @@ class PeakMeter(TorchDispatchMode):
         self.held = self.peak = 0
         self._known: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # it would import PyTorch's compiler to tell it so, which takes longer than most images
+
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         result = operator(*args, **(kwargs or {}))
         given = {storage._cdata for storage in _storages((args, kwargs))}            # views of them take no memory

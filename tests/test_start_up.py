@@ -17,7 +17,8 @@ from helpers import save
 UNNEEDED = {'torch._dynamo', 'torch._inductor', 'sympy', 'triton', 'torchvision', 'timm', 'matplotlib', 'scipy', 'tifffile',
             'imagecodecs', 'netpbmfile', 'imageio', 'rawpy', 'av', 'starlette', 'uvicorn', 'tensorboard', 'onnx', 'datasets',
             'engine.training', 'engine.evaluation', 'figures', 'safetensors', 'pandas'}
-COMMANDS = {'upscaling an image': ['-input', 'a.png', '-scale', '2', '-output', 'b.png', '-device', 'cpu'],
+COMMANDS = {'upscaling an image': ['-input', 'a.png', '-scale', '2', '-output', 'b.png', '-device', 'cpu',
+                                   '-memory', '200M'],  # little enough to be planned
             'describing weights': ['-info', 'MSIT-S']}
 
 
@@ -32,7 +33,7 @@ def imported_by(code: str, folder: Path) -> set[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize('command', COMMANDS)
 def test_demo_imports_nothing_that_it_does_not_need(tmp_path, command):
-    save(tmp_path / 'a.png', np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8))
+    save(tmp_path / 'a.png', np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8))
     code = (f"import runpy\nsys.argv = ['demo.py', *{COMMANDS[command]!r}]\n"
             f"runpy.run_path({str(ROOT / 'demo.py')!r}, run_name='__main__')")
     found = imported_by(code, tmp_path)
