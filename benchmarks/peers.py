@@ -53,7 +53,7 @@ from utils import ROOT, UserError, check_output, one_line, shortened, write_text
 CASES = ['64x2', '64x4', '24x12']
 START = 16  # side of the image whose time is start-up
 NAMES = ('input', 'output', 'scale', 'height', 'width')  # what {…} in a command may be
-# freed memory is kept for the next tensors, as our commands have it by themselves (common/start.py)
+# freed memory is kept for the next tensors, as our commands have it by themselves (common/allocator.py)
 ALLOCATOR = {'MALLOC_MMAP_THRESHOLD_': '33554432', 'MALLOC_TRIM_THRESHOLD_': '4000000000', 'MALLOC_TOP_PAD_': '67108864'}
 SET5 = ROOT / 'configs/test/test-set5.yaml'
 TOLERANCE = 1  # pixels by which a program may round a side otherwise

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -52,6 +53,9 @@ def main() -> None:
     parser.option('precision', choices=['float32', 'bfloat16', 'float16'], default='float32', help='autocast to this')
     parser.option('batch', type=whole_number(0, 4096), default=4, metavar='N',
                   help='of the training step; 0 leaves it out (default: 4)')
+    parser.option('profile', action='store_true',
+                  help='also show which operators the time of the fast path goes to; on CPUs with OMP_NUM_THREADS=1, which '
+                       'keeps them in one thread')
     parser.option('output', type=Path, default=Path('output/queries.json'), metavar='FILE',
                   help='JSON; the plot lies beside it (default: output/queries.json)')
     parser.option('measure', nargs=2, help=argparse.SUPPRESS)  # path and case: peak memory, in a process of its own
@@ -72,6 +76,8 @@ def main() -> None:
     cases = tqdm(options.cases, 'comparing', disable=None, leave=False)
     results['upscale'] = [bench.compare(case, options.repeats, sys.argv[1:]) for case in cases]
     print(table(results['upscale']))
+    for case in options.cases if options.profile else []:
+        print(f'{case}, fast:\n{operators(lambda case=case: bench.time(bench.paths(*parse_case(case))["fast"]), device)}')
     if options.batch:
         results['training_step'] = bench.compare_training(options.batch, options.repeats)
         print('training step, batch {batch}: plain {plain_seconds:.2f} s, fast {fast_seconds:.2f} s, '
@@ -194,6 +200,16 @@ class Bench:
         medians = {path: statistics.median(values) for path, values in seconds.items()}
         return {'batch': batch, 'plain_seconds': medians['plain'], 'fast_seconds': medians['fast'],
                 'ratio': medians['plain'] / medians['fast'], **peak}
+
+
+def operators(function: Callable[[], object], device: torch.device) -> str:
+    """A table of the operators of a call by the time that they take themselves. The call is made twice, first to warm up."""
+    function()
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == 'cuda' else [])]
+    with profile(activities=kinds) as found:
+        function()
+    key = 'self_cuda_time_total' if device.type == 'cuda' else 'self_cpu_time_total'
+    return found.key_averages().table(sort_by=key, row_limit=16, max_name_column_width=40)
 
 
 def matmul_rate(seconds: Callable[[Callable[[], object]], float], device: torch.device) -> float:

@@ -22,12 +22,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.queries import describe, matmul_rate
+from benchmarks.queries import describe, matmul_rate, operators
 from common.cli import Parser, choose_device, run
 from common.ranges import whole_number
 from engine.config import TRAIN_KEYS, load_config
@@ -58,7 +57,8 @@ def main() -> None:
             row = {'precision': precision, 'kernels': kernels, **measure(config, device, options.batch, options.repeats)}
             results['rows'].append(row)
             if options.profile:
-                show_profile(config, device, options.batch)
+                step, sample = make_step(config, device, options.batch)
+                print(operators(lambda step=step, sample=sample: step(sample), device))
     print(report(results))
     write_text(options.output, json.dumps(results, indent=1) + '\n')
 
@@ -148,17 +148,6 @@ def autocast(step: TrainingStep, function: Callable[[], object]) -> object:
     """A call in the precision of a step."""
     with torch.autocast(step.state.device.type, step.dtype, enabled=step.dtype != torch.float32):
         return function()
-
-
-def show_profile(config: dict, device: torch.device, batch: int) -> None:
-    """Prints the operators of a step by the time that they take themselves."""
-    step, sample = make_step(config, device, batch)
-    step(sample)
-    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == 'cuda' else [])]
-    with profile(activities=kinds) as found:
-        step(sample)
-    key = 'self_cuda_time_total' if device.type == 'cuda' else 'self_cpu_time_total'
-    print(found.key_averages().table(sort_by=key, row_limit=16, max_name_column_width=40))
 
 
 class Traffic(TorchDispatchMode):

@@ -1,12 +1,11 @@
 """The first thing that a command does, before it imports torch, which takes seconds."""
-import ctypes
 import os
 import signal
 import sys
 
+from common.allocator import keep_freed_memory
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# of glibc's malloc.h: numbers of its settings, and the values that may be tried, in bytes (-1: no limit)
-ALLOCATOR = {'M_TRIM_THRESHOLD': (-1, [-1]), 'M_TOP_PAD': (-2, [2 ** 26]), 'M_MMAP_THRESHOLD': (-3, [2 ** 30, 2 ** 25])}
 
 
 def guard() -> None:
@@ -15,7 +14,7 @@ def guard() -> None:
     `common.cli.run` takes over the signals while a command runs. Signals that the caller had ignored stay so.
     """
     _open_closed_streams()
-    _keep_freed_memory()
+    keep_freed_memory()
     _wait_shortly()
     if sys.platform == 'darwin':  # what PyTorch has not written for the GPUs of Apple runs on the CPU
         os.environ.setdefault('PYTORCH_ENABLE_MPS_FALLBACK', '1')
@@ -28,19 +27,6 @@ def _leave(number: int, frame: object) -> None:
     """Ends the process at once."""
     os.write(2, b'interrupted\n')
     os._exit(130)
-
-
-def _keep_freed_memory() -> None:
-    """Lets glibc's allocator keep what tensors free, for the next ones.
-
-    By default it gives large blocks back at once, and the system clears every page of the next block: a third of the time of
-    a large image (docs/speed.md). Where memory is short, `models/memory.py` gives pages back. Settings of the caller's
-    environment stay.
-    """
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
-    if mallopt and not any(name.startswith('MALLOC_') or name == 'GLIBC_TUNABLES' for name in os.environ):
-        for number, values in ALLOCATOR.values():
-            any(mallopt(number, value) for value in values)  # the first that this version accepts
 
 
 def _wait_shortly() -> None:

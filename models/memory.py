@@ -2,9 +2,6 @@
 
 The bytes of tensors are counted. They are the same on every device and in every run.
 """
-import ctypes
-import mmap
-import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -61,35 +58,3 @@ def peak_bytes(function: Callable[..., Any], *args: Any) -> int:
     with PeakMeter() as meter:
         function(*args)
     return meter.peak
-
-
-# glibc keeps pieces between blocks in use, and with tensors of many sizes they add up to several times what is in use. Other
-# C libraries have no such functions.
-_libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
-_trim, _mallopt = getattr(_libc, 'malloc_trim', None), getattr(_libc, 'mallopt', None)
-EXACT = {'M_TRIM_THRESHOLD': (-1, 2 ** 17), 'M_TOP_PAD': (-2, 0), 'M_MMAP_THRESHOLD': (-3, 2 ** 17)}  # of malloc.h, in bytes
-
-
-def return_large_blocks() -> None:
-    """From now on in this process, the memory of a large tensor goes back to the system when it is freed.
-
-    That is exact. Keeping its pages for the next tensor, as commands do otherwise (`common/start.py`), is faster.
-    """
-    if _mallopt:
-        for number, value in EXACT.values():
-            _mallopt(number, value)
-
-
-def resident_bytes() -> int:
-    """Bytes of this process that are in memory; 0 where the system is not Linux."""
-    if sys.platform != 'linux':
-        return 0
-    with open('/proc/self/statm', 'rb') as file:
-        return int(file.read().split()[1]) * mmap.PAGESIZE
-
-
-def release_unused(limit: int) -> None:
-    """Gives the pages of freed tensors back to the system if this process holds more than `limit` bytes. The system clears
-    the next ones, which takes time."""
-    if _trim and resident_bytes() > limit:
-        _trim(0)

@@ -25,9 +25,10 @@ from PIL import Image
 from torch import Tensor
 
 from common import coords
+from common.allocator import release_unused, resident_bytes, return_large_blocks
 from common.coords import Region, has_float64, upload
 from models.latents import LatentCache, LazyLatents
-from models.memory import PeakMeter, peak_bytes, release_unused, resident_bytes, return_large_blocks
+from models.memory import PeakMeter, peak_bytes
 from models.mirror import mirror
 from models.requests import DTYPES, kind_of
 from utils import RunError, UserError, shortened

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks import convolutions, curves, data, gpu, kernels, peers, plain, queries, steps, views
-from common import start
+from common import allocator
 from engine.config import TRAIN_KEYS, load_config
 from figures import look
 from utils import UserError
@@ -237,7 +237,7 @@ def test_programs_have_equal_environments():
     """Threads, no GPU where it is not asked for, and an allocator that keeps freed memory as that of our commands does."""
     environment = peers.make_environment(3, torch.device('cpu'))
     assert environment == {'OMP_NUM_THREADS': '3', 'MKL_NUM_THREADS': '3', 'CUDA_VISIBLE_DEVICES': '', **peers.ALLOCATOR}
-    assert {f'MALLOC_{name.removeprefix("M_")}_' for name in start.ALLOCATOR} == {*peers.ALLOCATOR}
+    assert {f'MALLOC_{name.removeprefix("M_")}_' for name in allocator.KEPT} == {*peers.ALLOCATOR}
     assert {int(peers.ALLOCATOR[f'MALLOC_{name}_']) for name in ('TOP_PAD', 'MMAP_THRESHOLD')} == {2 ** 26, 2 ** 25}
 
 

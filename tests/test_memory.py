@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 
 from benchmarks.memory import CONFIGS, TOLERANCE, Case, in_own_process
+from common.allocator import release_unused, resident_bytes
 from engine.config import TRAIN_KEYS, load_config
-from models.memory import release_unused, resident_bytes
 from models.registries import MODELS
 
 MIB = 2 ** 20
@@ -55,7 +55,7 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='glibc alon
 @glibc
 @pytest.mark.parametrize('first, settings, cleared', [
     ('', {}, True), (GUARD, {}, False), (GUARD, {'MALLOC_ARENA_MAX': '2'}, True),
-    (f'{GUARD}from models.memory import return_large_blocks\nreturn_large_blocks()\n', {}, True)])
+    (f'{GUARD}from common.allocator import return_large_blocks\nreturn_large_blocks()\n', {}, True)])
 def test_commands_keep_freed_memory(first, settings, cleared):
     """Ten large blocks one after another: the system clears their pages anew, unless the command keeps them."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(('MALLOC_', 'GLIBC_'))}
