@@ -20,11 +20,11 @@ import torch
 from tqdm import tqdm
 
 import models
+from common.allocator import release_unused
 from common.cli import Parser, parse_memory, run
 from common.ranges import real_number, whole_number
 from engine.config import TRAIN_KEYS, load_config
 from models.contract import SRModel
-from models.memory import release_unused
 from models.upscale import encoding_stages
 from utils import ROOT, UserError
 

@@ -10,13 +10,13 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
+from common.allocator import release_unused
 from engine.comparing import write_comparison
 from engine.files import FileOptions
 from engine.jobs import Job, Plan
 from engine.sizes import Size
 from imaging import Animation, Canvas, Frame, read_frames, read_image, suited
 from models.contract import SRModel
-from models.memory import release_unused
 from models.upscale import default_memory, halo_error
 from utils import RunError, UserError, WriteError, is_out_of_memory, printable
 
