@@ -32,8 +32,8 @@ def _leave(number: int, frame: object) -> None:
 def _wait_shortly() -> None:
     """Lets threads that wait for others of GNU's OpenMP sleep soon, so that they take no core from other processes.
 
-    By default they spin for 300,000 turns, and two processes on two cores are four times as slow as in turns
-    (docs/speed.md). It chooses 1,000 turns itself where it has more threads than cores, but knows its own alone. Settings of
+    By default they spin for 300,000 turns, and two commands on two cores take 1.7 times as long (docs/speed.md). It
+    chooses 1,000 turns itself where it has more threads than cores, but knows its own alone. Settings of
     the caller's environment stay.
     """
     if 'OMP_WAIT_POLICY' not in os.environ:
