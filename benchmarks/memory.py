@@ -25,7 +25,7 @@ from common.cli import Parser, parse_memory, run
 from common.ranges import real_number, whole_number
 from engine.config import TRAIN_KEYS, load_config
 from models.contract import SRModel
-from models.upscale import encoding_stages
+from models.upscale import SAMPLE_SIDES, encoding_stages
 from utils import ROOT, UserError
 
 CONFIGS = ROOT / 'configs/train'
@@ -90,7 +90,8 @@ def measure(case: Case) -> int | str:
     lr = torch.rand(1, 3, case.side, case.side)
     model.upscale(lr[:, :, :24, :24], (round(24 * scale),) * 2)
     with torch.no_grad():
-        encoding_stages(model, lr, None)  # small images are not measured
+        for side in SAMPLE_SIDES:
+            encoding_stages(model, lr, None, side)  # small images are not measured
     result = 12 * size[0] * size[1]
     release_unused(0)  # what is kept from the small image
     before = resident('VmRSS')

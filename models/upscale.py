@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 CPU_MEMORY = 3 * 2 ** 29, 3 * 2 ** 31
 GPU_MEMORY = 0.5, 0.75  # of the GPU's memory, free or not
 ENCODING_SHARE = 0.6    # of the memory; the queries take the rest
-SMALLEST_SIDE = 16      # of a region, and of the image on which an encoding is measured, in LR pixels
+SMALLEST_SIDE = 16      # of a region, in LR pixels
+SAMPLE_SIDES = 16, 64   # of images on which an encoding is measured: the larger tells more exactly and takes longer
 SAMPLE_QUERIES = 256    # on which queries are measured
 AMPLE = 2 ** 15         # bytes per LR pixel: with as many in the budget, an image is encoded whole, without measuring
 CPU_CHUNK = 2 ** 24     # bytes that the queries of one chunk hold on a CPU: sized to fit its caches
@@ -213,16 +214,21 @@ def plan_regions(model: 'SRModel', lr: Tensor, size: tuple[int, int], memory: in
     height, width = lr.shape[2:]
     at_once = BAND_COPIES * math.prod(size) if model.whole_grid and model.reach is None else 0
     taken = len(lr) * 3 * (height * width + at_once) * lr.element_size()             # the LR image, and the whole grid
-    memory, most = default_memory(lr.device) if memory is None else (memory, memory)
+    least, most = default_memory(lr.device) if memory is None else (memory, memory)
+    memory = least
     if len(lr) * height * width * AMPLE <= (memory - taken) * ENCODING_SHARE:
         return [Region.whole(height, width)], memory - taken
-    stages = encoding_stages(model, lr, halo)
     smallest = _smallest_side(model, lr)
-    wanted = max(smallest, min(max(margin for margin, _ in stages), max(height, width)))
-    side, uncut = _region_side(lr, memory - taken, stages)
-    while side < wanted and memory < most:
-        memory = min(2 * memory, most)
+    for sample in SAMPLE_SIDES:
+        stages = encoding_stages(model, lr, halo, sample)
+        wanted = max(smallest, min(max(margin for margin, _ in stages), max(height, width)))
+        memory = least
         side, uncut = _region_side(lr, memory - taken, stages)
+        while side < wanted and memory < most:
+            memory = min(2 * memory, most)
+            side, uncut = _region_side(lr, memory - taken, stages)
+        if side >= max(height, width) or min(side, height, width) < SAMPLE_SIDES[-1]:
+            break  # it fits, or the larger sample is larger than a region
     if side < smallest:
         needed, halo = _least_memory(model, lr, stages), _halo_that_fits(model, lr, memory - taken, stages)
         raise UserError(f'upscale: {memory >> 20} MiB of memory are too few for this model and this image; '
@@ -264,8 +270,11 @@ def default_memory(device: torch.device) -> tuple[int, int]:
     return int(GPU_MEMORY[0] * total), int(GPU_MEMORY[1] * total)
 
 
-def encoding_stages(model: 'SRModel', lr: Tensor, halo: int | None) -> list[tuple[int, int]]:
-    """(margin in LR pixels, measured bytes per LR pixel of the batch) of the encoder, and of the layers after it."""
+def encoding_stages(model: 'SRModel', lr: Tensor, halo: int | None, side: int) -> list[tuple[int, int]]:
+    """(margin in LR pixels, measured bytes per LR pixel of the batch) of the encoder, and of the layers after it.
+
+    Measured on side × side LR pixels. Larger images hold fewer bytes per pixel: spectra of kernels are as large for any.
+    """
     margins, stages = _margins(model, halo), []
     encoder = getattr(model, 'encoder', None)
     with PeakMeter() as meter:
@@ -274,13 +283,13 @@ def encoding_stages(model: 'SRModel', lr: Tensor, halo: int | None) -> list[tupl
             meter.peak = meter.held
         hook = encoder.register_forward_hook(encoder_done) if encoder is not None else None
         try:
-            latent = model.encode(lr.new_zeros(len(lr), 3, SMALLEST_SIDE, SMALLEST_SIDE))
+            latent = model.encode(lr.new_zeros(len(lr), 3, side, side))
         finally:
             if hook:
                 hook.remove()
     del latent
     stages.append((margins[1], meter.peak))
-    return [(margin, max(1, peak // SMALLEST_SIDE ** 2)) for margin, peak in stages]
+    return [(margin, max(1, peak // side ** 2)) for margin, peak in stages]
 
 
 def _margins(model: 'SRModel', halo: int | None) -> tuple[int, int]:

@@ -679,7 +679,7 @@ class TwoStages(SRModel):
 def held(monkeypatch):
     """Sets what the stages of an encoding are taken to hold: (margin, bytes per LR pixel of the batch)."""
     def set_stages(*stages: tuple[int, int]) -> None:
-        def by_halo(model, lr, halo):
+        def by_halo(model, lr, halo, side):
             seen = 25 if isinstance(model, TwoStages) else 0
             smaller = 0 if halo is None else max(0, seen - halo)
             first, *rest = ((margin, size * len(lr)) for margin, size in stages)
@@ -701,7 +701,7 @@ def memory_for(numbers: int) -> int:
 
 def stages_of(model: SRModel, batch: int = 1, halo: int | None = None) -> list[tuple[int, int]]:
     with torch.no_grad():
-        return upscale.encoding_stages(model, torch.empty(batch, 3, 1, 1).to(model.inp_sub), halo)
+        return upscale.encoding_stages(model, torch.empty(batch, 3, 1, 1).to(model.inp_sub), halo, 16)
 
 
 def least_memory(model: SRModel) -> int:
@@ -757,6 +757,18 @@ def test_plans_of_two_stages_by_hand(held, height, width, numbers, parts):
     assert max(part.width for part in regions) == parts[1]
     for margin, size in ((30, 100), (5, 400)):
         assert all(part.height * part.width * size <= numbers for part in (part.grow(margin) for part in regions))
+
+
+@pytest.mark.parametrize('height, width, pixels, parts', [
+    (100, 100, 5_000, (100, 100)),                 # 10,000 pixels by the second sample
+    (100, 100, 2_116, (34, 34)),                   # side 46 − 2·2: smaller than the second sample, which is not asked
+    (300, 300, 4_624, (75, 75)),                   # side 68 − 2·2, then 96 − 2·2
+    (63, 300, 4_999, (63, 75))])                   # an image that is narrower: 4,999 // 63 − 2·2
+def test_what_must_be_cut_is_measured_on_a_larger_sample(monkeypatch, height, width, pixels, parts):
+    monkeypatch.setattr(upscale, 'AMPLE', 2 ** 40)
+    monkeypatch.setattr(upscale, 'encoding_stages', lambda model, lr, halo, side: [(2, {16: 40, 64: 20}[side])])
+    regions = plan(Stub(), (1, 3, height, width), memory_for(40 * pixels))
+    assert (max(part.height for part in regions), max(part.width for part in regions)) == parts
 
 
 @pytest.mark.parametrize('height', [5, 17, 40, 76, 77, 130, 900])
@@ -929,7 +941,7 @@ def test_encodings_are_measured_as_counted_by_hand(spec, encoder_holds, model_ho
     """At full width, numbers per LR pixel, without computing anything."""
     with torch.device('meta'), torch.no_grad():
         model = models.make(spec).eval()
-        stages = upscale.encoding_stages(model, torch.empty(1, 3, 1, 1), None)
+        stages = upscale.encoding_stages(model, torch.empty(1, 3, 1, 1), None, 16)
     measured = [size / 4 for _, size in stages]
     assert measured[0] == pytest.approx(encoder_holds, rel=0.03)
     assert model_holds is None or measured[1] == pytest.approx(model_holds, rel=0.03)

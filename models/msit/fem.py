@@ -49,7 +49,7 @@ class FEM(nn.Module):
                 index = (position % y.shape[dim]).unsqueeze(4 - dim).unsqueeze(0)
                 y = y.gather(dim, index.expand(*y.shape[:dim], position.shape[1], *y.shape[dim + 1:]))
             shifted.append(y)                                                        # (B, C, H, W)
-        return shifted[0] + (stride - low) * (shifted[1] - shifted[0])
+        return shifted[0].lerp(shifted[1], stride - low)
 
 
 class AuthorsFEM(nn.Module):
