@@ -228,9 +228,10 @@ class PlaneDecoder:
         self.mssa, self.imnet, self.maps = mssa, imnet, maps
         weight, offset = imnet.first_layer((2 * mssa.radius + 1) ** 2 * maps.values.shape[1], common)
         by_head = weight.unflatten(1, ((2 * mssa.radius + 1) ** 2, mssa.heads, -1))  # (M, K², h, d)
-        self.weight = rearrange(by_head, 'm k h d -> k m (d h)').contiguous()
+        self.weights = rearrange(by_head, 'm k h d -> k m (d h)').contiguous().unbind(0)             # K² × (M, C)
         self.weight_by_head = rearrange(by_head, 'm k h d -> (k h) d m').contiguous()
         self.offset = offset.expand(len(offset) if offset.ndim == 3 else 1, 1, -1)   # (B or 1, 1, M)
+        self.further_layers = imnet.layers[1:]
 
     @staticmethod
     def suits(mssa: LocalAttention, maps: Maps) -> bool:
@@ -242,29 +243,32 @@ class PlaneDecoder:
 
     def __call__(self, image: int, ys: Lines, xs: Lines) -> Tensor:
         """RGB, without the bilinear skip, of the queries of I×J LR pixels: (I·m, J·n, 3)."""
-        query = self.sample(self.window(self.maps.queries, 1, image, ys, xs), ys, xs)
-        attention = self.attend(query, self.window(self.maps.keys, self.mssa.radius, image, ys, xs), ys, xs)
-        values = self.window(self.maps.values, self.mssa.radius, image, ys, xs)
+        radius = self.mssa.radius
+        keys = self.window(self.maps.keys, radius, image, ys, xs)
+        shared = self.maps.queries is self.maps.keys and radius == 1
+        near = keys if shared else self.window(self.maps.queries, 1, image, ys, xs)
+        attention = self.attend(self.sample(near, ys, xs), keys, ys, xs)
+        values = self.window(self.maps.values, radius, image, ys, xs)
         offset = self.offset[image % len(self.offset)]                               # (1, M)
         m, i = ys.out.shape[1], len(ys.lr)
         if m * xs.out.shape[1] >= SHARED:
-            rgb = self.imnet.layers[1:](self.weigh_jointly(attention, values, offset))               # (P, S, 3)
+            rgb = self.further_layers(self.weigh_jointly(attention, values, offset))                 # (P, S, 3)
             return rearrange(rgb, '(i j) (m n) c -> (i m) (j n) c', m=m, i=i)
-        rgb = self.imnet.layers[1:](self.weigh(attention, values, offset).T)         # (P·S, 3)
+        rgb = self.further_layers(self.weigh(attention, values, offset).T)           # (P·S, 3)
         return rearrange(rgb, '(m n i j) c -> (i m) (j n) c', m=m, i=i, j=len(xs.lr))
 
     def window(self, x: Tensor, radius: int, image: int, ys: Lines, xs: Lines) -> Tensor:
         """The pixels of a map around the LR pixels: (d, h, 2·radius + 1, 2·radius + 1, I, J), of each offset a plane."""
         region, padding, size = self.maps.region, self.mssa.padding, 2 * radius + 1
         height, width = region.bottom - region.top + 2 * padding, region.right - region.left + 2 * padding
-        y, x_ = ys.lr - region.top + padding - radius, xs.lr - region.left + padding - radius    # of the first offset
-        rows, columns = slice(int(y[0]), int(y[-1]) + size), slice(int(x_[0]), int(x_[-1]) + size)
-        part = rearrange(x.view(-1, height, width, x.shape[1])[image, rows, columns],
+        (top, bottom), (left, right) = ((int(lines.lr[0]), int(lines.lr[-1]) + size) for lines in (ys, xs))
+        y, x_ = padding - radius - region.top, padding - radius - region.left        # from LR lines to those of the map
+        part = rearrange(x.view(-1, height, width, x.shape[1])[image, top + y:bottom + y, left + x_:right + x_],
                          'y x (h d) -> d h y x', h=self.mssa.heads).contiguous()
-        if (y.diff() == 1).all() and (x_.diff() == 1).all():  # no line is left out
-            return part.unfold(2, len(y), 1).unfold(3, len(x_), 1)
+        if part.shape[2:] == (len(ys.lr) + size - 1, len(xs.lr) + size - 1):  # no line is left out
+            return part.unfold(2, len(ys.lr), 1).unfold(3, len(xs.lr), 1)
         offset = torch.arange(size).unsqueeze(1)
-        part = part.index_select(2, (y - y[0] + offset).flatten()).index_select(3, (x_ - x_[0] + offset).flatten())
+        part = part.index_select(2, (ys.lr - top + offset).flatten()).index_select(3, (xs.lr - left + offset).flatten())
         return part.unflatten(3, (size, -1)).unflatten(2, (size, -1)).transpose(3, 4)
 
     def sample(self, window: Tensor, ys: Lines, xs: Lines) -> Tensor:
@@ -282,19 +286,26 @@ class PlaneDecoder:
         bias_y = ys.bias.permute(3, 2, 1, 0)[:, :, :, None, :, None].contiguous()    # (K², h, m, 1, I, 1)
         bias_x = xs.bias.permute(3, 2, 1, 0)[:, :, None, :, None].contiguous()       # (K², h, 1, n, 1, J)
         logits = torch.add(bias_y, bias_x, out=query.new_empty(len(bias_y), *query.shape[1:]))
-        for key, (y, x) in enumerate(product(range(window.shape[2]), repeat=2)):
-            for channel, plane in enumerate(window[:, :, y, x].unsqueeze(2).unsqueeze(2)):           # (h, 1, 1, I, J)
-                logits[key].addcmul_(query[channel], plane)
+        channels = query.unbind(0)                                                   # d × (h, m, n, I, J)
+        for of_key, planes in zip(logits.unbind(0), self.by_key(window)):
+            for channel, plane in zip(channels, planes.unbind(0)):
+                of_key.addcmul_(channel, plane)
         return short_softmax(logits, 0)
 
     def weigh(self, attention: Tensor, window: Tensor, offset: Tensor) -> Tensor:
         """W1 · weighted values + offset: (K², h, m, n, I, J), (d, h, K, K, I, J), (1, M) → (M, P·S)."""
         hidden = offset.T.repeat(1, attention[0, 0].numel())
         weighted = attention.new_empty(len(window), *attention.shape[1:])            # (d, h, m, n, I, J), of one key
-        for key, (y, x) in enumerate(product(range(window.shape[2]), repeat=2)):
-            torch.mul(attention[key], window[:, :, y, x].unsqueeze(2).unsqueeze(2), out=weighted)
-            hidden.addmm_(self.weight[key], weighted.view(self.weight.shape[2], -1))
+        factors = weighted.view(-1, hidden.shape[1])                                 # (C, P·S)
+        for weight, of_key, planes in zip(self.weights, attention.unbind(0), self.by_key(window)):
+            torch.mul(of_key, planes, out=weighted)
+            hidden.addmm_(weight, factors)
         return hidden
+
+    @staticmethod
+    def by_key(window: Tensor) -> list[Tensor]:
+        """(d, h, K, K, I, J) → for each key its planes, which broadcast over the queries of a pixel: (d, h, 1, 1, I, J)."""
+        return [plane for row in window[:, :, :, :, None, None].unbind(2) for plane in row.unbind(2)]
 
     def weigh_jointly(self, attention: Tensor, window: Tensor, offset: Tensor) -> Tensor:
         """As `weigh`, through u: (P, S, M)."""
