@@ -261,7 +261,7 @@ class PlaneDecoder:
         """The pixels of a map around the LR pixels: (d, h, 2·radius + 1, 2·radius + 1, I, J), of each offset a plane."""
         region, padding, size = self.maps.region, self.mssa.padding, 2 * radius + 1
         height, width = region.bottom - region.top + 2 * padding, region.right - region.left + 2 * padding
-        (top, bottom), (left, right) = ((int(lines.lr[0]), int(lines.lr[-1]) + size) for lines in (ys, xs))
+        top, bottom, left, right = int(ys.lr[0]), int(ys.lr[-1]) + size, int(xs.lr[0]), int(xs.lr[-1]) + size
         y, x_ = padding - radius - region.top, padding - radius - region.left        # from LR lines to those of the map
         part = rearrange(x.view(-1, height, width, x.shape[1])[image, top + y:bottom + y, left + x_:right + x_],
                          'y x (h d) -> d h y x', h=self.mssa.heads).contiguous()
@@ -286,10 +286,12 @@ class PlaneDecoder:
         bias_y = ys.bias.permute(3, 2, 1, 0)[:, :, :, None, :, None].contiguous()    # (K², h, m, 1, I, 1)
         bias_x = xs.bias.permute(3, 2, 1, 0)[:, :, None, :, None].contiguous()       # (K², h, 1, n, 1, J)
         logits = torch.add(bias_y, bias_x, out=query.new_empty(len(bias_y), *query.shape[1:]))
-        channels = query.unbind(0)                                                   # d × (h, m, n, I, J)
-        for of_key, planes in zip(logits.unbind(0), self.by_key(window)):
-            for channel, plane in zip(channels, planes.unbind(0)):
-                of_key.addcmul_(channel, plane)
+        channels, keys = query.unbind(0), iter(logits.unbind(0))                     # d × and K² × (h, m, n, I, J)
+        for row in window[:, :, :, :, None, None].unbind(2):
+            for planes in row.unbind(2):                                             # (d, h, 1, 1, I, J), of one key
+                of_key = next(keys)
+                for channel, plane in zip(channels, planes.unbind(0)):
+                    of_key.addcmul_(channel, plane)
         return short_softmax(logits, 0)
 
     def weigh(self, attention: Tensor, window: Tensor, offset: Tensor) -> Tensor:
@@ -297,15 +299,13 @@ class PlaneDecoder:
         hidden = offset.T.repeat(1, attention[0, 0].numel())
         weighted = attention.new_empty(len(window), *attention.shape[1:])            # (d, h, m, n, I, J), of one key
         factors = weighted.view(-1, hidden.shape[1])                                 # (C, P·S)
-        for weight, of_key, planes in zip(self.weights, attention.unbind(0), self.by_key(window)):
-            torch.mul(of_key, planes, out=weighted)
-            hidden.addmm_(weight, factors)
+        keys = zip(attention.unbind(0), self.weights)
+        for row in window[:, :, :, :, None, None].unbind(2):
+            for planes in row.unbind(2):                                             # (d, h, 1, 1, I, J), of one key
+                of_key, weight = next(keys)
+                torch.mul(of_key, planes, out=weighted)
+                hidden.addmm_(weight, factors)
         return hidden
-
-    @staticmethod
-    def by_key(window: Tensor) -> list[Tensor]:
-        """(d, h, K, K, I, J) → for each key its planes, which broadcast over the queries of a pixel: (d, h, 1, 1, I, J)."""
-        return [plane for row in window[:, :, :, :, None, None].unbind(2) for plane in row.unbind(2)]
 
     def weigh_jointly(self, attention: Tensor, window: Tensor, offset: Tensor) -> Tensor:
         """As `weigh`, through u: (P, S, M)."""
