@@ -290,8 +290,11 @@ def draw(results: dict, path: Path) -> None:
     axes[0].set(xscale='log', yscale='log', xlabel='scale', ylabel='seconds per output megapixel')
     axes[0].set_xticks(scales, [f'×{scale:g}' for scale in scales], minor=False)
     axes[0].minorticks_off()
+    look.plain_ticks(axes[0].yaxis)
     for axis in axes[1:]:
         axis.set(xscale='log', xlabel='seconds per output megapixel', ylabel='PSNR on Set5 (dB)')
+        axis.margins(x=0.1)  # room for the scales beside the points
+        look.plain_ticks(axis.xaxis)
     with look.style():
         for axis in axes:
             axis.legend()

@@ -268,6 +268,7 @@ def draw(results: dict, path: Path) -> None:
     scales = sorted({row['scale'] for row in results['upscale']})
     axes.set_xticks(scales, [f'×{scale:g}' for scale in scales], minor=False)
     axes.minorticks_off()
+    look.plain_ticks(axes.yaxis)
     axes.legend()
     look.save(figure, path)
 

@@ -68,6 +68,14 @@ def new_plots(width: float, height: float, rows: int = 1, columns: int = 1) -> t
         return figure, list(figure.subplots(rows, columns, squeeze=False).flatten())
 
 
+def plain_ticks(axis: Any) -> None:
+    """Gives a logarithmic axis plain numbers at 1, 2 and 5 times the powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter('{x:g}'))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure atomically, in the format of the path's suffix; equal figures make equal files."""
     undated = {'.pdf': {'CreationDate': None}, '.svg': {'Date': None}, '.png': {}}[path.suffix.lower()]
