@@ -12,7 +12,8 @@ Shapes: B batch, H×W the LR image, h×w the output.
 """
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from numbers import Integral, Real
 from operator import attrgetter
@@ -44,7 +45,7 @@ SMALLEST_SIDE = 16      # of a region, in LR pixels
 SAMPLE_SIDES = 16, 64   # of images on which an encoding is measured: the larger tells more exactly and takes longer
 SAMPLE_QUERIES = 256    # on which queries are measured
 AMPLE = 2 ** 15         # bytes per LR pixel: with as many in the budget, an image is encoded whole, without measuring
-CPU_CHUNK = 2 ** 24     # bytes that the queries of one chunk hold on a CPU: sized to fit its caches
+CPU_CHUNK = 2 ** 25     # bytes that the queries of one chunk hold on a CPU: more would leave its caches
 CPU_BAND = 2 ** 25      # bytes of a band of the output on a CPU: more would save nothing
 SMALL_MEMORY = 2 ** 29  # bytes: with less, no freed memory is kept
 KEPT_SHARE = 0.75       # of the memory: more than this is given back to the system, as far as it is not in use
@@ -352,10 +353,40 @@ def nearest_in(nearest: Tensor, start: int, stop: int) -> slice:
 def query_in_chunks(model: 'SRModel', latent: Any, rows: Tensor, columns: Tensor, cell: Tensor, memory: int) -> Tensor:
     """`SRModel.query_grid` by `query`: in chunks that fit into the memory and, on CPUs, into the caches."""
     grid, cell = grid_queries(rows, columns, cell, model.inp_sub)
-    memory = min(memory, CPU_CHUNK) if model.inp_sub.device.type == 'cpu' else memory
-    chunk = queries_at_once(lambda coord: model.query(latent, coord, cell), grid, memory)
-    rgb = torch.cat([model.query(latent, coord, cell) for coord in grid.split(chunk, 1)], 1)
+    on_cpu = model.inp_sub.device.type == 'cpu'
+    threads = torch.get_num_threads() if on_cpu else 1
+    memory = min(memory // threads, CPU_CHUNK) if on_cpu else memory
+
+    def ask(coord: Tensor) -> Tensor:
+        return model.query(latent, coord, cell)
+
+    count = -(-grid.shape[1] // queries_at_once(ask, grid, memory))
+    chunks = grid.split(-(-grid.shape[1] // (count + -count % threads)), 1)          # equally many for each thread
+    rgb = torch.cat(for_each(ask, chunks, in_threads=on_cpu), 1)
     return rgb.unflatten(1, (-1, len(columns)))                                      # (B, h, w, 3)
+
+
+def for_each(function: Callable[[Any], Any], arguments: Sequence[Any], in_threads: bool) -> list[Any]:
+    """What the function returns for each of the arguments.
+
+    In threads each call computes on one core, which wastes less than dividing its small operators among the cores. Recording
+    of gradients and autocast are settings of a thread: with either on, the calls follow one another in this one. So is
+    inference mode, but the threads can enter it.
+    """
+    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    if not in_threads or threads == 1 or torch.is_grad_enabled() or torch.is_autocast_enabled('cpu'):
+        return list(map(function, arguments))
+
+    def alone(argument: Any) -> Any:
+        with torch.inference_mode(inference), torch.no_grad():
+            return function(argument)
+
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(alone, arguments))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def grid_queries(rows: Tensor, columns: Tensor, cell: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

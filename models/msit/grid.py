@@ -20,7 +20,6 @@ P = I·J LR pixels (I rows, J columns) with S = m·n queries each.
 """
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -34,6 +33,7 @@ from common.coords import nearest_window, pixel_offsets, upload
 from models.layers import MLP
 from models.memory import peak_bytes
 from models.msit.mssa import LocalAttention, Maps
+from models.upscale import for_each
 
 CPU_U, CPU_HIDDEN = 5 * 2 ** 18, 2 ** 20  # numbers of u of one head, and of a hidden layer: sized to fit a CPU's caches
 CPU_PLANE = 2 ** 12  # queries of a block in planes: they fit into the caches, and their products are large
@@ -88,10 +88,11 @@ def decode_grid(mssa: LocalAttention, imnet: MLP, maps: Maps, rows: Tensor, colu
             for image, y, x in product(range(batch), range(0, len(ys.lr), i), range(0, len(xs.lr), j)):
                 blocks.append((image, ys.part(y, y + i), xs.part(x, x + j)))
 
-    def decode(image: int, ys: Lines, xs: Lines) -> None:
+    def decode(block: tuple[int, Lines, Lines]) -> None:
+        image, ys, xs = block
         out[image, ys.out.view(-1, 1), xs.out.flatten()] = decoder(image, ys, xs).to(out)            # (I·m, J·n, 3)
 
-    _for_each(decode, blocks, in_threads=on_cpu)
+    for_each(decode, blocks, in_threads=on_cpu)
     return out
 
 
@@ -106,32 +107,6 @@ def block_pixels(decoder: 'JointDecoder | PlaneDecoder', ys: Lines, xs: Lines, m
     sample = xs.part(0, max(1, SAMPLE // queries))
     held = peak_bytes(decoder, 0, ys.part(0, 1), sample) / len(sample.lr)
     return max(1, min(wanted, int(memory / threads / held)))
-
-
-def _for_each(function: Callable[..., None], arguments: list[tuple], in_threads: bool) -> None:
-    """Calls the function for each tuple of arguments.
-
-    In threads each call computes on one core, which wastes less than dividing its small products among the cores. Recording
-    of gradients and autocast are settings of a thread: with either on, the calls follow one another in this one. So is
-    inference mode, but the threads can enter it.
-    """
-    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
-    if not in_threads or threads == 1 or torch.is_grad_enabled() or torch.is_autocast_enabled('cpu'):
-        for values in arguments:
-            function(*values)
-        return
-
-    def alone(values: tuple) -> None:
-        with torch.inference_mode(inference), torch.no_grad():
-            function(*values)
-
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for _ in pool.map(alone, arguments):
-                pass
-    finally:
-        torch.set_num_threads(threads)
 
 
 class JointDecoder:
