@@ -274,7 +274,7 @@ def default_memory(device: torch.device) -> tuple[int, int]:
 def encoding_stages(model: 'SRModel', lr: Tensor, halo: int | None, side: int) -> list[tuple[int, int]]:
     """(margin in LR pixels, measured bytes per LR pixel of the batch) of the encoder, and of the layers after it.
 
-    Measured on side × side LR pixels. Larger images hold fewer bytes per pixel: spectra of kernels are as large for any.
+    Measured on side × side LR pixels. Larger images hold fewer bytes per pixel: spectra of kernels do not grow with them.
     """
     margins, stages = _margins(model, halo), []
     encoder = getattr(model, 'encoder', None)
