@@ -38,8 +38,8 @@ from models.upscale import for_each
 CPU_U, CPU_HIDDEN = 5 * 2 ** 18, 2 ** 20  # numbers of u of one head, and of a hidden layer: sized to fit a CPU's caches
 CPU_PLANE = 2 ** 12  # queries of a block in planes: they fit into the caches, and their products are large
 PLANE_COLUMNS = 64  # J, of a block in planes: long for elementwise steps, and the block reads few LR pixels around it
-SHARED = 20  # queries of an LR pixel from which on u was measured to be faster there, for U_PIXELS LR pixels at a time
-U_PIXELS = 33
+SHARED = 16  # queries of an LR pixel from which on u was measured to be faster there, for U_PIXELS LR pixels at a time
+U_PIXELS = 32
 WIDEST_PLANE = 8  # channels of a head up to which planes were measured to be faster (docs/speed.md)
 CPU_AMPLE = 2 ** 26  # bytes that are enough for any block of that size
 SAMPLE = 256  # queries on which the bytes of a block are measured, at least those of one LR pixel
@@ -284,13 +284,13 @@ class PlaneDecoder:
 
     def weigh_jointly(self, attention: Tensor, window: Tensor, offset: Tensor) -> Tensor:
         """As `weigh`, through u: (P, S, M)."""
-        attention = rearrange(attention, 'k h m n i j -> (i j) (m n) (k h)').contiguous()            # (P, S, K²·h)
+        weights = attention.flatten(2).flatten(0, 1).T.contiguous()                  # (S·P, K²·h): a matrix is copied faster
         values = rearrange(window, 'd h y x i j -> (y x h) (i j) d').contiguous()    # (K²·h, P, d)
-        hidden = offset.repeat(*attention.shape[:2], 1)                              # (P, S, M)
-        for start in range(0, len(hidden), U_PIXELS):
-            part = slice(start, start + U_PIXELS)
-            u = values[:, part] @ self.weight_by_head                                # (K²·h, U_PIXELS or fewer, M)
-            hidden[part].baddbmm_(attention[part], u.transpose(0, 1))
+        weights = weights.unflatten(0, (-1, values.shape[1])).transpose(0, 1)        # (P, S, K²·h)
+        hidden = offset.repeat(*weights.shape[:2], 1)                                # (P, S, M)
+        for part, w, v in zip(hidden.split(U_PIXELS), weights.split(U_PIXELS), values.split(U_PIXELS, 1)):
+            u = v @ self.weight_by_head                                              # (K²·h, U_PIXELS or fewer, M)
+            part.baddbmm_(w, u.transpose(0, 1))
         return hidden
 
 
