@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from PIL import GifImagePlugin, Image, ImageChops
 
+from imaging.encoding import PNG_LEVEL
+
 _GIF_UNIT = 10              # milliseconds
 _LONGEST = 10 * 65535       # milliseconds that a GIF shows a frame, at most
 _LEAVE, _CLEAR = 1, 2       # what a GIF does with a frame before the next one
@@ -132,7 +134,7 @@ def _changed(before: Image.Image | None, image: Image.Image) -> tuple[int, int, 
 def _encoded(image: Image.Image, **settings: Any) -> list[tuple[bytes, bytes]]:
     """The chunks of an image as PNG, kinds and contents."""
     data = io.BytesIO()
-    image.save(data, 'PNG', **settings)
+    image.save(data, 'PNG', **{'compress_level': PNG_LEVEL} | settings)
     view, place, chunks = data.getbuffer(), len(_SIGNATURE), []
     while place < len(view):
         size = int.from_bytes(view[place:place + 4], 'big')
