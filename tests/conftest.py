@@ -8,7 +8,9 @@ import pytest
 from lab import BATCHES, Lab
 from PIL import Image
 
+import datasets
 import engine.training.trainer
+from engine.config import TEST_KEYS, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get('MSIT_SHARED', ROOT.parent / 'shared')).resolve()
@@ -26,6 +28,13 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f'no reference data at {SHARED}; set MSIT_SHARED to its folder')
     return SHARED
+
+
+@pytest.fixture
+def set5(shared):
+    """Set5 as `test-set5.yaml` has it."""
+    config = load_config(ROOT / 'configs/test/test-set5.yaml', TEST_KEYS)
+    return datasets.make(config['test_dataset'], shared / 'data', 'test_dataset')
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ import re
 import pytest
 import torch
 
-import datasets
 import models
-from engine.config import TEST_KEYS, load_config
 from engine.evaluation.evaluate import evaluate_scale
 from models.checkpoint import ZOO, find
 
@@ -35,12 +33,6 @@ def test_file(file):
 
 def test_together_they_are_small():
     assert 0 < sum(file.stat().st_size for file in FILES) < 100e6
-
-
-@pytest.fixture
-def set5(shared):
-    config = load_config(ZOO.parent / 'configs/test/test-set5.yaml', TEST_KEYS)
-    return datasets.make(config['test_dataset'], shared / 'data', 'test_dataset')
 
 
 @pytest.mark.slow
