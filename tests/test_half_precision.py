@@ -16,7 +16,7 @@ PRODUCTS = {aten.convolution.default, *NEW, *NEW.values()}
 class FastProducts(TorchDispatchMode):
     """Products and convolutions of bfloat16 numbers: sums in float32, rounded to bfloat16 at the end.
 
-    PyTorch's own are a hundred times as slow on a CPU without such instructions.
+    PyTorch's own are many times as slow on a CPU without such instructions.
     """
 
     def __init__(self) -> None:

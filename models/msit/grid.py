@@ -284,13 +284,13 @@ class PlaneDecoder:
 
     def weigh_jointly(self, attention: Tensor, window: Tensor, offset: Tensor) -> Tensor:
         """As `weigh`, through u: (P, S, M)."""
-        weights = attention.flatten(2).flatten(0, 1).T.contiguous()                  # (S·P, K²·h): a matrix is copied faster
+        attention = attention.flatten(2).flatten(0, 1).T.contiguous()                # (S·P, K²·h): a matrix is copied faster
         values = rearrange(window, 'd h y x i j -> (y x h) (i j) d').contiguous()    # (K²·h, P, d)
-        weights = weights.unflatten(0, (-1, values.shape[1])).transpose(0, 1)        # (P, S, K²·h)
-        hidden = offset.repeat(*weights.shape[:2], 1)                                # (P, S, M)
-        for part, w, v in zip(hidden.split(U_PIXELS), weights.split(U_PIXELS), values.split(U_PIXELS, 1)):
+        attention = attention.unflatten(0, (-1, values.shape[1])).transpose(0, 1)    # (P, S, K²·h)
+        hidden = offset.repeat(*attention.shape[:2], 1)                              # (P, S, M)
+        for part, a, v in zip(hidden.split(U_PIXELS), attention.split(U_PIXELS), values.split(U_PIXELS, 1)):
             u = v @ self.weight_by_head                                              # (K²·h, U_PIXELS or fewer, M)
-            part.baddbmm_(w, u.transpose(0, 1))
+            part.baddbmm_(a, u.transpose(0, 1))
         return hidden
 
 
