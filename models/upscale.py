@@ -369,16 +369,17 @@ def query_in_chunks(model: 'SRModel', latent: Any, rows: Tensor, columns: Tensor
 def for_each(function: Callable[[Any], Any], arguments: Sequence[Any], in_threads: bool) -> list[Any]:
     """What the function returns for each of the arguments.
 
-    In threads each call computes on one core, which wastes less than dividing its small operators among the cores. Recording
-    of gradients and autocast are settings of a thread: with either on, the calls follow one another in this one. So is
-    inference mode, but the threads can enter it.
+    In threads each call computes on one core, which wastes less than dividing its small operators among the cores. Inference
+    mode and autocast are settings of a thread, which the threads take over. So is the recording of gradients: with it, the
+    calls follow one another in this thread.
     """
     threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
-    if not in_threads or threads == 1 or torch.is_grad_enabled() or torch.is_autocast_enabled('cpu'):
+    half, dtype = torch.is_autocast_enabled('cpu'), torch.get_autocast_dtype('cpu')
+    if not in_threads or threads == 1 or torch.is_grad_enabled():
         return list(map(function, arguments))
 
     def alone(argument: Any) -> Any:
-        with torch.inference_mode(inference), torch.no_grad():
+        with torch.inference_mode(inference), torch.no_grad(), torch.autocast('cpu', dtype, enabled=half):
             return function(argument)
 
     torch.set_num_threads(1)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lab import BATCHES, Lab
 from PIL import Image
 
@@ -35,6 +36,14 @@ def set5(shared):
     """Set5 as `test-set5.yaml` has it."""
     config = load_config(ROOT / 'configs/test/test-set5.yaml', TEST_KEYS)
     return datasets.make(config['test_dataset'], shared / 'data', 'test_dataset')
+
+
+@pytest.fixture
+def set_threads():
+    """`torch.set_num_threads`, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -359,18 +359,14 @@ def passed_through(function) -> set[tuple[str, int, str]]:
     return {place for place in passed if Path(place[0]).parent != ROOT / 'tests'}
 
 
-def test_a_call_passes_few_functions():
+def test_a_call_passes_few_functions(set_threads):
     """Who reads one `upscale`, or one training step's `forward`, from top to bottom."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        model, lr = models.load('MSIT-S'), image(1, 20, 20)
-        model.upscale(lr, (40, 40))
-        upscaled = passed_through(lambda: model.upscale(lr, (40, 40)))
-        coord, cell = make_grid(40, 40).view(1, -1, 2)[:, :50], make_cell(40, 40).view(1, 2)
-        model.train()
-        forwarded = passed_through(lambda: model(lr, coord, cell))
-    finally:
-        torch.set_num_threads(threads)
+    set_threads(1)
+    model, lr = models.load('MSIT-S'), image(1, 20, 20)
+    model.upscale(lr, (40, 40))
+    upscaled = passed_through(lambda: model.upscale(lr, (40, 40)))
+    coord, cell = make_grid(40, 40).view(1, -1, 2)[:, :50], make_cell(40, 40).view(1, 2)
+    model.train()
+    forwarded = passed_through(lambda: model(lr, coord, cell))
     assert 20 < len(upscaled) <= 55 and len({file for file, *_ in upscaled}) <= 13, sorted(upscaled)
     assert 20 < len(forwarded) <= 35, sorted(forwarded)

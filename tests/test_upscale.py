@@ -4,6 +4,7 @@ Weights are random, so that no part is idle. References are the plain path, the 
 """
 import math
 import re
+import threading
 import weakref
 
 import numpy as np
@@ -283,9 +284,6 @@ def test_narrow_heads_are_decoded_in_planes(heads, width, planar):
     with torch.no_grad():
         maps = model.encode(random_image(3, 4)).maps
         assert PlaneDecoder.suits(model.mssa, maps) is planar
-        assert not PlaneDecoder.suits(model.mssa, maps._replace(values=maps.values.bfloat16()))
-        with torch.autocast('cpu'):
-            assert not PlaneDecoder.suits(model.mssa, maps)
     assert not PlaneDecoder.suits(model.mssa, maps)  # planes record no gradients
 
 
@@ -969,17 +967,40 @@ def natural(height: int, width: int) -> torch.Tensor:
     return torch.stack([shade + 0.4 * disc, 0.8 * shade + 0.3 * beam + texture, 0.9 - shade - 0.3 * disc]).clamp(0, 1)[None]
 
 
-def test_inference_mode():
+def test_inference_mode(set_threads):
     """It belongs to a thread, as gradients do: the threads that decode have to be in it too."""
-    model, lr, threads = models.load('MSIT-S'), torch.rand(1, 3, 16, 20), torch.get_num_threads()
+    model, lr = models.load('MSIT-S'), torch.rand(1, 3, 16, 20)
     expected = model.upscale(lr, (40, 50))
-    torch.set_num_threads(2)
-    try:
-        with torch.inference_mode():
-            sr = model.upscale(lr, (40, 50))
-    finally:
-        torch.set_num_threads(threads)
+    set_threads(2)
+    with torch.inference_mode():
+        sr = model.upscale(lr, (40, 50))
     assert sr.is_inference() and largest(sr.clone(), expected) < 1e-5
+
+
+@pytest.mark.parametrize('inference', [False, True])
+@pytest.mark.parametrize('dtype', [None, torch.bfloat16, torch.float16])
+def test_threads_take_over_the_settings_of_their_caller(set_threads, inference, dtype):
+    def settings(_):
+        return (threading.get_ident(), torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.get_num_threads(),
+                torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else None)
+
+    set_threads(2)
+    with torch.inference_mode(inference), torch.no_grad(), torch.autocast('cpu', dtype, enabled=dtype is not None):
+        found = upscale.for_each(settings, range(5), in_threads=True)
+        with torch.inference_mode(False), torch.enable_grad():  # which no thread would record
+            alone = upscale.for_each(settings, range(2), in_threads=True)
+    assert [values for _, *values in found] == 5 * [[inference, False, 1, dtype]]
+    assert threading.get_ident() not in [thread for thread, *_ in found]
+    assert alone == 2 * [(threading.get_ident(), False, True, 2, dtype)]
+
+
+def test_half_precision_in_threads(set_threads):
+    model, lr = models.load('MSIT-S'), natural(24, 30)
+    model.precision, results = torch.bfloat16, []
+    for threads in (1, 2):
+        set_threads(threads)
+        results.append(model.upscale(lr, (48, 60)))
+    assert largest(*results) < 1 / 255
 
 
 def assert_bfloat16_is_close(lr: torch.Tensor, size: tuple[int, int]) -> None:

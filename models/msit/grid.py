@@ -194,14 +194,18 @@ class JointDecoder:
 class PlaneDecoder:
     """Decodes blocks of LR pixels with equally many queries each, on CPUs; holds the tensors that all blocks use.
 
-    All arrays are planes, with the LR columns innermost: each elementwise step runs along them.
+    All arrays are planes, with the LR columns innermost: each elementwise step runs along them. Products with W1 are of the
+    type of the maps, as elsewhere; attention is at least float32.
     """
 
     longest, most_pixels, most_queries = PLANE_COLUMNS, sys.maxsize, CPU_PLANE
 
     def __init__(self, mssa: LocalAttention, imnet: MLP, maps: Maps, common: Tensor | None):
         self.mssa, self.imnet, self.maps = mssa, imnet, maps
+        self.dtype = maps.values.dtype
+        self.exact = torch.promote_types(self.dtype, torch.float32)  # of logits
         weight, offset = imnet.first_layer((2 * mssa.radius + 1) ** 2 * maps.values.shape[1], common)
+        weight, offset = weight.to(self.dtype), offset.to(self.dtype)  # autocast does not convert what works in place
         by_head = weight.unflatten(1, ((2 * mssa.radius + 1) ** 2, mssa.heads, -1))  # (M, K², h, d)
         self.weights = rearrange(by_head, 'm k h d -> k m (d h)').contiguous().unbind(0)             # K² × (M, C)
         self.weight_by_head = rearrange(by_head, 'm k h d -> (k h) d m').contiguous()
@@ -210,20 +214,19 @@ class PlaneDecoder:
 
     @staticmethod
     def suits(mssa: LocalAttention, maps: Maps) -> bool:
-        """Whether planes are the faster way. They record no gradients, and autocast does not convert what they multiply."""
+        """Whether planes are the faster way. They record no gradients."""
         values = maps.values
-        return (values.device.type == 'cpu' and values.dtype in (torch.float32, torch.float64)
-                and values.shape[1] <= WIDEST_PLANE * mssa.heads
-                and not torch.is_grad_enabled() and not torch.is_autocast_enabled('cpu'))
+        return (values.device.type == 'cpu' and values.shape[1] <= WIDEST_PLANE * mssa.heads
+                and not torch.is_grad_enabled())
 
     def __call__(self, image: int, ys: Lines, xs: Lines) -> Tensor:
         """RGB, without the bilinear skip, of the queries of I×J LR pixels: (I·m, J·n, 3)."""
         radius = self.mssa.radius
-        keys = self.window(self.maps.keys, radius, image, ys, xs)
+        keys = self.window(self.maps.keys, self.exact, radius, image, ys, xs)
         shared = self.maps.queries is self.maps.keys and radius == 1
-        near = keys if shared else self.window(self.maps.queries, 1, image, ys, xs)
-        attention = self.attend(self.sample(near, ys, xs), keys, ys, xs)
-        values = self.window(self.maps.values, radius, image, ys, xs)
+        near = keys if shared else self.window(self.maps.queries, self.exact, 1, image, ys, xs)
+        attention = self.attend(self.sample(near, ys, xs), keys, ys, xs).to(self.dtype)
+        values = self.window(self.maps.values, self.dtype, radius, image, ys, xs)
         offset = self.offset[image % len(self.offset)]                               # (1, M)
         m, i = ys.out.shape[1], len(ys.lr)
         if m * xs.out.shape[1] >= SHARED:
@@ -232,14 +235,14 @@ class PlaneDecoder:
         rgb = self.further_layers(self.weigh(attention, values, offset).T)           # (P·S, 3)
         return rearrange(rgb, '(m n i j) c -> (i m) (j n) c', m=m, i=i, j=len(xs.lr))
 
-    def window(self, x: Tensor, radius: int, image: int, ys: Lines, xs: Lines) -> Tensor:
+    def window(self, x: Tensor, dtype: torch.dtype, radius: int, image: int, ys: Lines, xs: Lines) -> Tensor:
         """The pixels of a map around the LR pixels: (d, h, 2·radius + 1, 2·radius + 1, I, J), of each offset a plane."""
         region, padding, size = self.maps.region, self.mssa.padding, 2 * radius + 1
         height, width = region.bottom - region.top + 2 * padding, region.right - region.left + 2 * padding
         top, bottom, left, right = int(ys.lr[0]), int(ys.lr[-1]) + size, int(xs.lr[0]), int(xs.lr[-1]) + size
         y, x_ = padding - radius - region.top, padding - radius - region.left        # from LR lines to those of the map
         part = rearrange(x.view(-1, height, width, x.shape[1])[image, top + y:bottom + y, left + x_:right + x_],
-                         'y x (h d) -> d h y x', h=self.mssa.heads).contiguous()
+                         'y x (h d) -> d h y x', h=self.mssa.heads).contiguous().to(dtype)
         if part.shape[2:] == (len(ys.lr) + size - 1, len(xs.lr) + size - 1):  # no line is left out
             return part.unfold(2, len(ys.lr), 1).unfold(3, len(xs.lr), 1)
         offset = torch.arange(size).unsqueeze(1)
