@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def read_curve(folder: Path) -> Curve:
-    """That of the folder of a run."""
+    """The curve of a run, from the logs in its folder."""
     if not (folder / 'tensorboard').is_dir():
         raise UserError(f'{folder}: not the folder of a run, it has no tensorboard/')
     events = EventAccumulator(str(folder / 'tensorboard'), size_guidance={'scalars': 0})
@@ -59,7 +59,7 @@ def read_curve(folder: Path) -> Curve:
 
 
 def read_values(file: Path) -> dict[str, Curve]:
-    """By the names of their runs, those in a file that this command wrote."""
+    """The curves in a file that this command wrote, by the names of their runs."""
     try:
         curves = {name: [(int(step), float(value)) for step, value in points]
                   for name, points in json.loads(file.read_text(encoding='utf-8')).items()}

@@ -374,12 +374,12 @@ def for_each(function: Callable[[Any], Any], arguments: Sequence[Any], in_thread
     calls follow one another in this thread.
     """
     threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
-    half, dtype = torch.is_autocast_enabled('cpu'), torch.get_autocast_dtype('cpu')
+    autocast, dtype = torch.is_autocast_enabled('cpu'), torch.get_autocast_dtype('cpu')
     if not in_threads or threads == 1 or torch.is_grad_enabled():
         return list(map(function, arguments))
 
     def alone(argument: Any) -> Any:
-        with torch.inference_mode(inference), torch.no_grad(), torch.autocast('cpu', dtype, enabled=half):
+        with torch.inference_mode(inference), torch.no_grad(), torch.autocast('cpu', dtype, enabled=autocast):
             return function(argument)
 
     torch.set_num_threads(1)
