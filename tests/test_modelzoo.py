@@ -49,45 +49,39 @@ def test_table_of_the_readme(set5, file):
             assert row['ssim'] == pytest.approx(float(ssim), abs=6e-5)
 
 
-# the networks of comparisons: each folder has a page in docs/
+# the networks of the comparison in docs/race.md
 
-FOLDERS = ('budget', 'race')
-COMPARED = [file for folder in FOLDERS for file in sorted((ZOO / folder).glob('*.pth'))]
+RACE = ZOO / 'race'
+COMPARED = sorted(RACE.glob('*.pth'))
 ROWS = {'liif': 'LIIF', 'lte': 'LTE', 'clit': 'CLIT', 'msit': 'MSIT, stage 1', 'msit_rim': 'MSIT, stage 2 (RIM)',
         'msit_continued': 'MSIT, stage 1, continued'}
 
 
-def folder_and_name(file) -> str:
-    return f'{file.parent.name}/{file.stem}'
-
-
-@pytest.mark.parametrize('folder', FOLDERS)
-def test_compared_files_are_listed_and_small(folder):
+def test_compared_files_are_listed_and_small():
     """All that are there, with their digests; at most 8 MB together."""
-    lines = (ZOO / folder / 'SHA256SUMS').read_text().splitlines()
-    files = [file for file in COMPARED if file.parent.name == folder]
-    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    lines = (RACE / 'SHA256SUMS').read_text().splitlines()
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in COMPARED}
     assert {name: digest for digest, name in (line.split('  ') for line in lines)} == digests
-    assert 0 < sum(file.stat().st_size for file in files) <= 8e6
+    assert 0 < sum(file.stat().st_size for file in COMPARED) <= 8e6
 
 
-@pytest.mark.parametrize('file', COMPARED, ids=folder_and_name)
+@pytest.mark.parametrize('file', COMPARED, ids=names)
 def test_compared_file(file):
-    """Folded weights alone, of the method that its name says, all but vectors in float16; `-model FOLDER/NAME` finds it."""
+    """Folded weights alone, of the method that its name says, all but vectors in float16; `-model race/NAME` finds it."""
     content = torch.load(file, weights_only=True)
     assert content.keys() <= {'model', 'data_norm', 'epoch', 'global_batch'}
     model = content['model']
     assert model['name'] == file.stem.split('_')[0] and 'reparam' not in model['args']
     assert all(value.isfinite().all() for value in model['sd'].values())
     assert {value.dtype for value in model['sd'].values() if value.is_floating_point() and value.ndim > 1} == {torch.float16}
-    assert find(folder_and_name(file)) == file
+    assert find(f'race/{file.stem}') == file
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('file', COMPARED, ids=folder_and_name)
+@pytest.mark.parametrize('file', COMPARED, ids=names)
 def test_table_of_the_comparison(set5, file):
-    """PSNR on Set5 at ×3 and ×4 is that of the table in docs/budget.md or docs/race.md."""
-    page = (ZOO.parent / f'docs/{file.parent.name}.md').read_text(encoding='utf-8')
+    """PSNR on Set5 at ×3 and ×4 is that of the table in docs/race.md."""
+    page = (ZOO.parent / 'docs/race.md').read_text(encoding='utf-8')
     line, = (line for line in page.splitlines() if line.startswith(f'| {ROWS[file.stem]} | '))
     printed = [float(cell) for cell in line.split('|')[3:8]]                            # ×2, ×3, ×4, ×6, ×8
     model = models.load(file)

@@ -13,7 +13,7 @@ from utils import UserError
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'train'
 SMALL = {path.stem: Recipe(f'configs/{path.parent.name}/{path.name}')
          for pattern in ('train_msit_s*', 'train_*_s', '../zoo/*') for path in sorted(CONFIGS.glob(f'{pattern}.yaml'))}
-SMALL |= {f'{Path(page).stem}-{name}': recipe for page in ('docs/budget.md', 'docs/stage2.md', 'modelzoo/README.md')
+SMALL |= {f'{Path(page).stem}-{name}': recipe for page in ('docs/stage2.md', 'modelzoo/README.md')
           for name, recipe in recipes(page).items()}
 
 

@@ -484,7 +484,7 @@ def test_damaged_training_image_is_named_in_one_line(lab):
 
 RECIPES = {path.stem: Recipe(f'configs/{folder}/{path.name}') for folder in ('train', 'zoo')
            for path in sorted((ROOT / 'configs' / folder).glob('*.yaml'))}
-RECIPES |= {f'{Path(page).stem}-{name}': recipe for page in ('docs/ablations.md', 'docs/budget.md', 'docs/stage2.md',
+RECIPES |= {f'{Path(page).stem}-{name}': recipe for page in ('docs/ablations.md', 'docs/stage2.md', 'docs/training.md',
                                                              'modelzoo/README.md')
             for name, recipe in recipes(page).items()}
 SHIPPED = {  # trainable parameters
