@@ -240,8 +240,12 @@ def plan_regions(model: 'SRModel', lr: Tensor, size: tuple[int, int], memory: in
 
 
 def _smallest_side(model: 'SRModel', lr: Tensor) -> int:
-    """The shortest side that regions may have; a model that needs the whole image has one region."""
-    return max(lr.shape[2:]) if model.reach is None else min(SMALLEST_SIDE, *lr.shape[2:])
+    """The shortest side that regions may have; a model that needs the whole image has one region.
+
+    An even cut may halve a side. Half of it is more than an image is continued by, so every region has a part of the image.
+    """
+    continued = getattr(getattr(model, 'encoder', None), 'mirrored', 1)              # by so many pixels at most
+    return max(lr.shape[2:]) if model.reach is None else min(max(SMALLEST_SIDE, 2 * continued + 1), *lr.shape[2:])
 
 
 def _least_memory(model: 'SRModel', lr: Tensor, stages: list[tuple[int, int]]) -> float:

@@ -1,4 +1,5 @@
 """SwinIR and RCAN, as encoders, against their programs' outputs; windows, mirroring and regions of SwinIR."""
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -17,6 +18,8 @@ from common.coords import Region
 from engine.config import TRAIN_KEYS, load_config
 from models.contract import SRModel
 from models.registries import ENCODERS, MODELS
+from models.upscale import halo_error
+from utils import UserError
 
 pytestmark = pytest.mark.skipif(find_spec('timm') is None, reason='timm is not installed')
 
@@ -70,6 +73,21 @@ def test_upscaling_mirrors_a_whole_window_where_sides_are_multiples(shared, name
     model, arrays, _ = golden(shared, name)
     sr = model.upscale(arrays['inp_whole'] * 0.5 + 0.5, (36, 24)) * 2 - 1
     assert (sr.permute(0, 2, 3, 1) - arrays['out_whole_a'].clamp(-1, 1)).abs().max() < 1e-4
+
+
+def test_no_region_has_mirrored_pixels_alone(monkeypatch):
+    """128×32 LR pixels are continued to 144×48, of which regions of 16×16 would have a row and a column without output."""
+    model = lte({'name': 'swinir', 'args': {'embed_dim': 6, 'depths': [1], 'num_heads': [1], 'window_size': 16}})
+    lr, size = image(128, 32), (140, 40)
+    with pytest.raises(UserError) as error:
+        model.upscale(lr, size, memory=2 ** 20)
+    least = int(re.search(r'allow at least (\d+) MiB', str(error.value))[1]) * 2 ** 20
+    whole, regions, encode = model.upscale(lr, size), [], model.encode
+    monkeypatch.setattr(model, 'encode', lambda *args: regions.extend(args[1:2]) or encode(*args))
+    assert (model.upscale(lr, size, memory=least) - whole).abs().max() < 1e-5
+    used = [region for region in regions if region.image_height == 144]
+    assert len(used) > 1 and all(region.top < 128 and region.left < 32 for region in used)
+    assert 0 < halo_error(model, lr, size, 2, least) < 1
 
 
 # recipes and parameters
