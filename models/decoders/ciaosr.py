@@ -40,7 +40,7 @@ class CrossScaleAttention(nn.Module):
         halved = F.interpolate(x, scale_factor=0.5, mode='bilinear', align_corners=False)
         queries = F.unfold(self.conv_match_1(x), 3, padding=1)                       # (B, 9·F/2, H·W)
         keys = F.unfold(self.conv_match_2(halved), 3, padding=1)                     # (B, 9·F/2, L)
-        keys = keys / keys.norm(dim=1, keepdim=True).clamp(min=1e-4)
+        keys = keys / torch.linalg.vector_norm(keys, dim=1, keepdim=True).clamp(min=1e-4)
         values = F.unfold(self.conv_assembly(x), 6, padding=2, stride=2)             # (B, 36·F, L)
         queries, keys, values = (t.transpose(1, 2) for t in (queries, keys, values))
         patches = torch.cat([F.scaled_dot_product_attention(part, keys, values, scale=SHARPNESS)
